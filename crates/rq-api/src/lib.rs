@@ -1,0 +1,1 @@
+//! The HTTP API as types: paths, parameters, request and response bodies, error codes, both directions.

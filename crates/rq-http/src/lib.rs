@@ -1,0 +1,1 @@
+//! The HTTP server: routes, authorisation, queueing, status. Thin over rq-node.

@@ -1,0 +1,1 @@
+//! One member of the cluster: Raft, state machine, snapshots, read levels.
