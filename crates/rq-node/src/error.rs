@@ -1,0 +1,152 @@
+//! What can go wrong with a request, and the three questions every caller asks about it.
+//!
+//! A statement that fails is not an error of this kind: it is a result ([`rq_sql::Outcome::Error`]).
+//! These are failures of the request as a whole. [`Error::outcome`] is promise P7: it says whether
+//! the request may have taken effect.
+
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::Member;
+
+/// The failure of a request as a whole.
+#[derive(Clone, Debug, Error, PartialEq)]
+pub enum Error {
+    /// A statement sets a PRAGMA that clients may never set.
+    #[error("disallowed pragma")]
+    DisallowedPragma,
+    /// The node has not opened its data yet, or has closed it.
+    #[error("store not open")]
+    NotOpen,
+    /// The node is open, but not yet (or no longer) fit to serve.
+    #[error("store not ready")]
+    NotReady,
+    /// No leader is known.
+    #[error("leader not found")]
+    LeaderNotFound,
+    /// Another node leads, and the request was not to be forwarded.
+    #[error("not leader")]
+    NotLeader {
+        /// Who leads, if known.
+        leader: Option<Member>,
+    },
+    /// The data of this node is older than the request allows.
+    #[error("stale read")]
+    StaleRead,
+    /// The time the request allowed passed before it was proposed or before a connection was free.
+    #[error("context deadline exceeded")]
+    DeadlineExceeded,
+    /// The write found no room in the queue of proposals within the time `-raft-apply-timeout` allows.
+    #[error("timed out enqueuing operation")]
+    EnqueueTimeout,
+    /// The index a read waits for was not applied in time.
+    #[error("index {index}: timeout waiting for fsm")]
+    WaitTimeout {
+        /// The index waited for.
+        index: u64,
+    },
+    /// Too little free space for a write; reads go on.
+    #[error(
+        "disk full: {free} bytes free where the data lies, {floor} needed for writes; reads go on, \
+         writes resume by themselves when space is freed"
+    )]
+    DiskFull {
+        /// Bytes free.
+        free: u64,
+        /// The floor below which writes are refused (`-limit-free-space`).
+        floor: u64,
+    },
+    /// More writes are waiting than the node keeps.
+    #[error("too many writes are waiting; try again later")]
+    Overloaded,
+    /// The node is stopping.
+    #[error("node is shutting down")]
+    ShuttingDown,
+    /// The request as a whole failed when run, and had no effect: a transaction could not begin or end.
+    #[error("{0}")]
+    Request(String),
+    /// The write was proposed, and its end was not seen: it may or may not have taken effect.
+    #[error("outcome unknown: {0}")]
+    OutcomeUnknown(String),
+    /// The node had to stop serving: a failed fsync, a corrupt file.
+    #[error("the node has stopped: {0}")]
+    Stopped(String),
+}
+
+/// Whether a failed request may have taken effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EffectKnown {
+    /// It had no effect and never will.
+    NotDone,
+    /// It may have had its effect, or may still have it.
+    Unknown,
+}
+
+impl Error {
+    /// Whether the failed request may have taken effect.
+    pub fn outcome(&self) -> EffectKnown {
+        match self {
+            Self::OutcomeUnknown(_) => EffectKnown::Unknown,
+            Self::DisallowedPragma
+            | Self::NotOpen
+            | Self::NotReady
+            | Self::LeaderNotFound
+            | Self::NotLeader { .. }
+            | Self::StaleRead
+            | Self::DeadlineExceeded
+            | Self::EnqueueTimeout
+            | Self::WaitTimeout { .. }
+            | Self::DiskFull { .. }
+            | Self::Overloaded
+            | Self::ShuttingDown
+            | Self::Request(_)
+            | Self::Stopped(_) => EffectKnown::NotDone,
+        }
+    }
+
+    /// Whether the same request may succeed a little later, here or at another node, without
+    /// danger of being done twice.
+    pub fn is_retryable(&self) -> bool {
+        self.outcome() == EffectKnown::NotDone
+            && !matches!(self, Self::DisallowedPragma | Self::Request(_))
+    }
+
+    /// Who leads, if this error says so.
+    pub fn leader(&self) -> Option<&Member> {
+        match self {
+            Self::NotLeader { leader } => leader.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// How long a client does well to wait before it tries again, if trying again makes sense.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::DiskFull { .. } => Some(Duration::from_secs(5)),
+            Self::Overloaded
+            | Self::EnqueueTimeout
+            | Self::NotReady
+            | Self::LeaderNotFound
+            | Self::ShuttingDown => Some(Duration::from_secs(1)),
+            _ => None,
+        }
+    }
+}
+
+/// Why a node could not be opened. Each says what to do; nothing was changed.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// The data directory, its lock or its identity.
+    #[error(transparent)]
+    Storage(#[from] rq_storage::OpenError),
+    /// The database file.
+    #[error(transparent)]
+    Database(#[from] rq_sqlite::OpenError),
+    /// The Raft log holds something this program cannot have written.
+    #[error("raft log: {0}")]
+    Log(String),
+    /// Raft could not be started with these settings.
+    #[error("creating the raft system failed: {0}")]
+    Raft(String),
+}
