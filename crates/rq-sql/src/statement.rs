@@ -34,8 +34,7 @@ impl Statement {
 
     /// A statement with positional parameters.
     pub fn with(sql: impl Into<String>, values: impl IntoIterator<Item = Value>) -> Self {
-        let parameters =
-            values.into_iter().map(|value| Parameter { name: None, value }).collect();
+        let parameters = values.into_iter().map(|value| Parameter { name: None, value }).collect();
         Self { sql: sql.into(), parameters }
     }
 }
