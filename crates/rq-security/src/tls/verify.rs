@@ -1,0 +1,110 @@
+//! Verification of client certificates: the usual rules first, then the common name.
+
+use std::{fmt, sync::Arc};
+
+use rustls::{
+    DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
+    client::danger::HandshakeSignatureValid,
+    pki_types::{CertificateDer, UnixTime},
+    server::danger::{ClientCertVerified, ClientCertVerifier},
+};
+
+use crate::tls::leaf;
+
+/// Verifies by the rules of web PKI and, if one is demanded, by common name.
+///
+/// - The common name is looked at only after the chain verified.
+/// - Every refusal of a certificate is logged with its subject, which nobody above can know.
+#[derive(Debug)]
+pub(crate) struct Verifier {
+    inner: Arc<dyn ClientCertVerifier>,
+    common_name: Option<String>,
+}
+
+impl Verifier {
+    /// Adds the demand for a common name to the rules of `inner`.
+    pub(crate) fn new(inner: Arc<dyn ClientCertVerifier>, common_name: Option<String>) -> Self {
+        Self { inner, common_name }
+    }
+}
+
+impl ClientCertVerifier for Verifier {
+    fn offer_client_auth(&self) -> bool {
+        self.inner.offer_client_auth()
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        self.inner.client_auth_mandatory()
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.inner.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let verified =
+            self.inner.verify_client_cert(end_entity, intermediates, now).and_then(|verified| {
+                match &self.common_name {
+                    Some(demanded) if leaf::common_name(end_entity).as_ref() != Some(demanded) => {
+                        Err(wrong_name(demanded))
+                    }
+                    _ => Ok(verified),
+                }
+            });
+        if let Err(error) = &verified {
+            let subject = leaf::subject(end_entity);
+            tracing::warn!(
+                target: "tls",
+                "refused the certificate of a client, subject {subject}: {error}"
+            );
+        }
+        verified
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
+}
+
+/// The certificate verified but names somebody else.
+#[derive(Debug)]
+struct WrongCommonName(String);
+
+impl fmt::Display for WrongCommonName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(demanded) = self;
+        write!(
+            formatter,
+            "client did not provide any valid certificate that matches CN \"{demanded}\""
+        )
+    }
+}
+
+impl std::error::Error for WrongCommonName {}
+
+fn wrong_name(demanded: &str) -> Error {
+    Error::Other(OtherError(Arc::new(WrongCommonName(demanded.to_owned()))))
+}
