@@ -1,47 +1,264 @@
 //! How each kind of connection is opened: the writer, readers, the checkpointer.
 //!
 //! Every setting that can change a result or a page is fixed here and belongs to the
-//! [`ENGINE_EPOCH`].
+//! [`ENGINE_EPOCH`]. No setting may depend on this node. All connections of a database leave the WAL
+//! alone when they close (`NO_CKPT_ON_CLOSE`): checkpoints are the checkpointer's business.
 
-use std::{path::Path, sync::Arc};
-
-use rusqlite::{Connection, OpenFlags};
-
-use crate::{
-    ambient::Ambient,
-    error::{OpenError, SqliteError},
-    functions,
+use std::{
+    ops::{Deref, DerefMut},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
+use rusqlite::{
+    Connection, OpenFlags,
+    config::DbConfig,
+    hooks::{AuthAction, AuthContext, Authorization},
+    limits::Limit,
+};
+
+use crate::{ambient::Ambient, error::SqliteError, functions, vfs::Vfs};
+
 /// The engine epoch of this program: raised only when the results or the pages of a new build differ
-/// from those of the last (SQLite, its compile options, the settings below, our functions,
-/// [`WRITER_CACHE_PAGES`]). Nodes of one epoch mix freely.
+/// from those of the last (SQLite, its compile options, the settings below, our functions, the
+/// writer's cache). Nodes of one epoch mix freely.
 pub const ENGINE_EPOCH: i64 = 1;
 
-/// The writer's page cache in pages, whatever their size: what is spilled depends on it, so it must
-/// be equal on all nodes.
-pub(crate) const WRITER_CACHE_PAGES: i64 = 4096;
+/// The page size of a new database in bytes.
+const PAGE_SIZE: i64 = 4096;
 
-/// Opens the writer of the database at `path`.
+/// The memory the writer's page cache is made for, in bytes.
+const WRITER_CACHE_BYTES: i64 = 32 << 20;
+
+/// The smallest page cache of the writer in pages, for databases with large pages.
+const WRITER_CACHE_LEAST_PAGES: i64 = 1024;
+
+/// The largest page cache of the writer in pages, for databases with small pages.
+const WRITER_CACHE_MOST_PAGES: i64 = 8192;
+
+/// The page cache of a reader in KiB. What a statement needs beyond it is read again from the
+/// operating system's cache. Memory of the pool: this times its connections.
+const READER_CACHE_KIB: i64 = 1024;
+
+/// How long a connection waits for a lock. Inside one process nobody holds one for long; another
+/// process that reads the file may, while it recovers the WAL.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A connection that keeps the file system it was opened through.
+#[derive(Debug)]
+pub(crate) struct Guarded {
+    // Dropped in this order: the connection must be closed before its file system goes.
+    connection: Connection,
+    _vfs: Arc<Vfs>,
+}
+
+impl Deref for Guarded {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.connection
+    }
+}
+
+impl DerefMut for Guarded {
+    fn deref_mut(&mut self) -> &mut Connection {
+        &mut self.connection
+    }
+}
+
+/// Opens the writer of an existing (perhaps empty) file. Nothing is changed in it; the database is
+/// put into WAL mode by [`use_wal`] once it is known to be ours.
 ///
 /// # Errors
-/// What SQLite refuses, as a failure of this node.
-pub(crate) fn open_writer(path: &Path, ambient: &Arc<Ambient>) -> Result<Connection, OpenError> {
-    let foreign = |error: rusqlite::Error| OpenError::Local {
-        path: path.to_owned(),
-        source: SqliteError::from(error).into_local("opening the database"),
-    };
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-        | OpenFlags::SQLITE_OPEN_CREATE
-        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let writer = Connection::open_with_flags(path, flags).map_err(foreign)?;
-    writer.pragma_update(None, "journal_mode", "wal").map_err(foreign)?;
-    writer.pragma_update(None, "synchronous", "normal").map_err(foreign)?;
-    writer.pragma_update(None, "wal_autocheckpoint", 0).map_err(foreign)?;
-    writer.pragma_update(None, "cache_size", WRITER_CACHE_PAGES).map_err(foreign)?;
-    functions::install_on_writer(&writer, ambient).map_err(|error| OpenError::Local {
-        path: path.to_owned(),
-        source: error.into_local("installing functions"),
-    })?;
+/// What SQLite says.
+pub(crate) fn open_writer(
+    path: &Path,
+    vfs: &Arc<Vfs>,
+    ambient: &Arc<Ambient>,
+) -> Result<Guarded, SqliteError> {
+    let writer = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE, vfs)?;
+    // VACUUM attaches a database of its own; for clients the authorizer refuses ATTACH.
+    writer.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 1)?;
+    writer.pragma_update(None, "synchronous", "NORMAL")?;
+    functions::install_on_writer(&writer, ambient)?;
     Ok(writer)
+}
+
+/// Fixes page size and encoding of a file that is still empty.
+///
+/// # Errors
+/// What SQLite says.
+pub(crate) fn shape_new_database(writer: &Connection) -> Result<(), SqliteError> {
+    writer.pragma_update(None, "page_size", PAGE_SIZE)?;
+    writer.pragma_update(None, "encoding", "UTF-8")?;
+    writer.pragma_update(None, "auto_vacuum", "NONE")?;
+    Ok(())
+}
+
+/// Puts the database into WAL mode and sizes the cache. From now on other connections may be opened.
+///
+/// # Errors
+/// What SQLite says, also if it does not switch.
+pub(crate) fn use_wal(writer: &Connection) -> Result<(), SqliteError> {
+    let mode: String =
+        writer.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
+    if !mode.eq_ignore_ascii_case("wal") {
+        let message = format!("the database stays in journal mode {mode}");
+        return Err(SqliteError { code: rusqlite::ffi::SQLITE_PROTOCOL, message });
+    }
+    size_writer_cache(writer)
+}
+
+/// Sets the writer's page cache to the number of pages that belongs to the page size. What is spilled
+/// depends on it, so it must be equal on all nodes: call it again when a VACUUM has changed the page
+/// size.
+///
+/// # Errors
+/// What SQLite says.
+pub(crate) fn size_writer_cache(writer: &Connection) -> Result<(), SqliteError> {
+    let page_size: i64 = writer.pragma_query_value(None, "page_size", |row| row.get(0))?;
+    let pages = (WRITER_CACHE_BYTES / page_size.max(1))
+        .clamp(WRITER_CACHE_LEAST_PAGES, WRITER_CACHE_MOST_PAGES);
+    writer.pragma_update(None, "cache_size", pages)?;
+    Ok(())
+}
+
+/// Opens the connection that folds the WAL back and reads pages for images.
+///
+/// # Errors
+/// What SQLite says.
+pub(crate) fn open_checkpointer(path: &Path, vfs: &Arc<Vfs>) -> Result<Guarded, SqliteError> {
+    let connection = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE, vfs)?;
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    connection.pragma_update(None, "cache_size", -READER_CACHE_KIB)?;
+    Ok(connection)
+}
+
+/// Opens a reader. The flag is set when a statement has changed a setting of the connection, which
+/// must then not be used for another request.
+///
+/// # Errors
+/// What SQLite says.
+pub(crate) fn open_reader(
+    path: &Path,
+    vfs: &Arc<Vfs>,
+) -> Result<(Guarded, Arc<AtomicBool>), SqliteError> {
+    let mut reader = open(path, OpenFlags::SQLITE_OPEN_READ_ONLY, vfs)?;
+    reader.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
+    reader.pragma_update(None, "query_only", true)?;
+    reader.pragma_update(None, "cache_size", -READER_CACHE_KIB)?;
+    functions::install_maths(&reader)?;
+    let altered = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&altered);
+    reader.authorizer(Some(move |context: AuthContext<'_>| judge_read(context.action, &flag)))?;
+    Ok((reader, altered))
+}
+
+/// What all connections have in common.
+fn open(path: &Path, mode: OpenFlags, vfs: &Arc<Vfs>) -> Result<Guarded, SqliteError> {
+    let flags = mode | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags_and_vfs(path, flags, vfs.name())?;
+    let connection = Guarded { connection, _vfs: Arc::clone(vfs) };
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    for (setting, on) in [
+        (DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true),
+        (DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true),
+        (DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false),
+        (DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false),
+    ] {
+        connection.set_db_config(setting, on)?;
+    }
+    connection.set_limit(Limit::SQLITE_LIMIT_WORKER_THREADS, 0)?;
+    for (name, value) in [
+        ("wal_autocheckpoint", 0),
+        ("cell_size_check", 1),
+        ("mmap_size", 0),
+        ("threads", 0),
+        // In files: an index build or a sort must not need the table in memory.
+        ("temp_store", 1),
+    ] {
+        set_number(&connection, name, value)?;
+    }
+    connection.set_prepared_statement_cache_capacity(0);
+    Ok(connection)
+}
+
+/// Some of these answer with a row, some do not.
+fn set_number(connection: &Connection, name: &str, value: i64) -> Result<(), SqliteError> {
+    match connection.pragma_update_and_check(None, name, value, |_| Ok(())) {
+        Ok(()) | Err(rusqlite::Error::QueryReturnedNoRows) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// PRAGMAs that take a name as argument and change nothing.
+const ASKING_PRAGMAS: &[&str] = &[
+    "foreign_key_check",
+    "foreign_key_list",
+    "index_info",
+    "index_list",
+    "index_xinfo",
+    "integrity_check",
+    "quick_check",
+    "table_info",
+    "table_list",
+    "table_xinfo",
+];
+
+/// PRAGMAs a reader may not set, because they would take memory, other files or locks of this
+/// process, or the reader's own protection away.
+const PROTECTED_PRAGMAS: &[&str] = &[
+    "cache_size",
+    "cache_spill",
+    "cell_size_check",
+    "data_store_directory",
+    "default_cache_size",
+    "hard_heap_limit",
+    "journal_mode",
+    "journal_size_limit",
+    "locking_mode",
+    "mmap_size",
+    "page_size",
+    "query_only",
+    "soft_heap_limit",
+    "synchronous",
+    "temp_store",
+    "temp_store_directory",
+    "threads",
+    "trusted_schema",
+    "wal_autocheckpoint",
+    "writable_schema",
+];
+
+/// What a reader's statement may do. Writes need no refusal here: the connection is read-only, and
+/// the error of a statement that tries is the one clients know.
+fn judge_read(action: AuthAction<'_>, altered: &AtomicBool) -> Authorization {
+    match action {
+        AuthAction::Attach { .. } | AuthAction::Detach { .. } => Authorization::Deny,
+        AuthAction::Function { function_name }
+            if ["load_extension", "fts3_tokenizer", "sqlite_log"]
+                .iter()
+                .any(|name| function_name.eq_ignore_ascii_case(name)) =>
+        {
+            Authorization::Deny
+        }
+        AuthAction::Pragma { pragma_name, pragma_value } => {
+            judge_pragma(&pragma_name.to_ascii_lowercase(), pragma_value.is_some(), altered)
+        }
+        _ => Authorization::Allow,
+    }
+}
+
+fn judge_pragma(name: &str, has_value: bool, altered: &AtomicBool) -> Authorization {
+    if name == "wal_checkpoint" || (has_value && PROTECTED_PRAGMAS.contains(&name)) {
+        return Authorization::Deny;
+    }
+    if has_value && !ASKING_PRAGMAS.contains(&name) {
+        altered.store(true, Ordering::Relaxed);
+    }
+    Authorization::Allow
 }

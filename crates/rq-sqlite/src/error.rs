@@ -5,7 +5,11 @@
 //! of this node alone (disk full, I/O, memory): then it is a [`LocalError`] and must never become
 //! part of a result. [`SqliteError::is_local`] is the only place where this is decided.
 
-use std::{ffi::c_int, fmt, path::PathBuf};
+use std::{
+    ffi::c_int,
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use rq_sql::{ErrorKind, Origin, SqlError};
 use rusqlite::ffi;
@@ -168,6 +172,17 @@ impl SqliteError {
     /// As the failure of a statement, with SQLite's message verbatim.
     pub(crate) fn into_sql_error(self, origin: Origin) -> SqlError {
         SqlError { kind: self.kind(), message: self.message, origin }
+    }
+
+    /// As the reason why the database at `path` cannot be opened.
+    pub(crate) fn into_open_error(self, path: &Path, doing: &str) -> OpenError {
+        let path = path.to_owned();
+        match self.primary() {
+            ffi::SQLITE_NOTADB | ffi::SQLITE_CORRUPT => {
+                OpenError::NotADatabase { path, message: self.message }
+            }
+            _ => OpenError::Local { path, source: self.into_local(doing) },
+        }
     }
 
     /// As a failure of this node while `doing` something.

@@ -42,6 +42,7 @@ pub(crate) struct Prepared {
 unsafe impl Send for Prepared {}
 
 /// The first statement of a text, compiled, and where the text goes on.
+#[derive(Debug)]
 pub(crate) struct Compiled {
     /// The whole text it was compiled from, if it may be cached.
     text: Option<Box<str>>,

@@ -1,0 +1,176 @@
+//! Opens a database and hands out its parts.
+//!
+//! The parts live on different threads: the [`Writer`](crate::Writer) on the applier's, the
+//! [`Checkpointer`] on one of its own, [`Readers`] wherever reads are answered. They know each other
+//! only through the file. Closing is dropping them; no checkpoint is made then, so it is quick, and
+//! the next start finds the WAL as it was.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use crate::{
+    ambient::Ambient,
+    checkpoint::{Checkpointer, WalGauge},
+    compile_options,
+    connection::{self, Guarded},
+    error::{LocalError, LocalKind, OpenError, SqliteError},
+    functions::RequestStart,
+    readers::Readers,
+    state::{self, State, StoredState},
+    vfs::{Vfs, faults::FaultDisk},
+};
+
+/// The most read connections by default.
+pub const DEFAULT_READERS_MAX: usize = 256;
+
+/// Where a database stands and what it may use.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The database file. Its directory must exist.
+    pub path: PathBuf,
+    /// A directory for temporary files; created if it is missing.
+    pub scratch: PathBuf,
+    /// The most read connections; at least 1. Further reads wait.
+    pub readers_max: usize,
+    /// A disk that fails on command, for tests and simulations.
+    pub faults: Option<Arc<FaultDisk>>,
+}
+
+impl Options {
+    /// The usual options for a file.
+    pub fn new(path: impl Into<PathBuf>, scratch: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            scratch: scratch.into(),
+            readers_max: DEFAULT_READERS_MAX,
+            faults: None,
+        }
+    }
+}
+
+/// What was found when a database was opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// Whether it was created just now.
+    pub created: bool,
+    /// What its state table holds.
+    pub state: StoredState,
+}
+
+/// The parts of an open database, before the writer is made of its own.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) writer: WriterParts,
+    pub(crate) readers: Readers,
+    pub(crate) checkpointer: Checkpointer,
+    pub(crate) opened: Opened,
+}
+
+/// What a writer is made of. Statements stand before the connection, so that they are dropped first.
+#[derive(Debug)]
+pub(crate) struct WriterParts {
+    /// Writes the state table.
+    pub(crate) state: State,
+    /// Begins requests.
+    pub(crate) request_start: RequestStart,
+    /// The clock and the randomness of SQL on the connection.
+    pub(crate) ambient: Arc<Ambient>,
+    /// The pool, to be held during the last step of a checkpoint.
+    pub(crate) readers: Readers,
+    /// What the state table holds.
+    pub(crate) stored: StoredState,
+    /// The connection: configured, in no transaction, without an authorizer.
+    pub(crate) connection: Guarded,
+}
+
+/// Opens the database, creating it if the file is missing or empty.
+///
+/// # Errors
+/// See [`OpenError`]. A file that is not ours is left as it is.
+pub(crate) fn open_parts(options: &Options) -> Result<Parts, OpenError> {
+    let path = &options.path;
+    let refuse = |error: SqliteError| error.into_open_error(path, "opening the database");
+    let probe = rusqlite::Connection::open_in_memory().map_err(|error| refuse(error.into()))?;
+    compile_options::check(&probe)?;
+    prepare_files(options)?;
+    let vfs = |clock| {
+        Vfs::register(&options.scratch, clock, options.faults.clone())
+            .map_err(|error| io_error(path, "registering a file system", &error))
+    };
+    let ambient = Ambient::new();
+    let writer_vfs = vfs(Some(Arc::clone(&ambient)))?;
+    let reader_vfs = vfs(None)?;
+    let mut writer = connection::open_writer(path, &writer_vfs, &ambient).map_err(refuse)?;
+    let found = state::inspect(&writer, path)?;
+    if found.is_none() {
+        connection::shape_new_database(&writer).map_err(refuse)?;
+    }
+    connection::use_wal(&writer).map_err(refuse)?;
+    if found.is_none() {
+        state::create(&writer).map_err(refuse)?;
+    }
+    let gauge = WalGauge::default();
+    gauge.follow(&mut writer).map_err(refuse)?;
+    let checkpointer = Checkpointer::open(path, &reader_vfs, &gauge).map_err(refuse)?;
+    let readers = Readers::new(path.clone(), reader_vfs, options.readers_max);
+    let opened = Opened { created: found.is_none(), state: found.unwrap_or_default() };
+    let writer = WriterParts {
+        state: State::new(&writer).map_err(refuse)?,
+        request_start: RequestStart::new(&writer).map_err(refuse)?,
+        ambient,
+        readers: readers.clone(),
+        stored: opened.state.clone(),
+        connection: writer,
+    };
+    Ok(Parts { writer, readers, checkpointer, opened })
+}
+
+/// Makes the scratch directory and the database file, if they are missing, for their owner alone.
+/// SQLite gives the WAL and the shared memory the same rights.
+fn prepare_files(options: &Options) -> Result<(), OpenError> {
+    let scratch = DirBuilder::new().recursive(true).mode(0o700).create(&options.scratch);
+    scratch.map_err(|error| io_error(&options.scratch, "making the scratch directory", &error))?;
+    let path = &options.path;
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Ok(file) => {
+            let synced = file.sync_all().and_then(|()| sync_directory(path));
+            synced.map_err(|error| io_error(path, "creating the database", &error))
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match fs::metadata(path) {
+            Ok(metadata) if metadata.is_file() => Ok(()),
+            Ok(_) => Err(OpenError::Foreign {
+                path: path.clone(),
+                reason: "it is not a regular file".to_owned(),
+            }),
+            Err(error) => Err(io_error(path, "opening the database", &error)),
+        },
+        Err(error) => Err(io_error(path, "creating the database", &error)),
+    }
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(directory) if !directory.as_os_str().is_empty() => File::open(directory)?.sync_all(),
+        _ => File::open(".")?.sync_all(),
+    }
+}
+
+fn io_error(path: &Path, doing: &str, error: &io::Error) -> OpenError {
+    let kind = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => LocalKind::DiskFull,
+        io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound => LocalKind::Permission,
+        _ => LocalKind::Io,
+    };
+    let source = LocalError {
+        kind,
+        doing: doing.to_owned(),
+        message: error.to_string(),
+        code: rusqlite::ffi::SQLITE_CANTOPEN,
+    };
+    OpenError::Local { path: path.to_owned(), source }
+}
