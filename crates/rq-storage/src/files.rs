@@ -176,7 +176,7 @@ pub(crate) fn read_small(
 /// Replaces a small file as a whole: after a crash it holds the old or the new bytes, and once
 /// this returns, the new ones.
 pub(crate) fn replace_small(files: &dyn Files, path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let directory = path.parent().expect("our files stand in a directory");
+    let directory = parent(path);
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".new");
     let temporary = PathBuf::from(temporary);
@@ -189,4 +189,31 @@ pub(crate) fn replace_small(files: &dyn Files, path: &Path, bytes: &[u8]) -> Res
     file.sync_data().map_err(|error| Error::io("sync", &temporary, error))?;
     files.rename(&temporary, path).map_err(|error| Error::io("replace", path, error))?;
     files.sync_directory(directory).map_err(|error| Error::io("sync", directory, error))
+}
+
+/// Returns the directory in which a path stands.
+pub(crate) fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => path,
+    }
+}
+
+/// Makes the names of a directory and of all above it durable. One that we may not even open was
+/// not created by us.
+pub(crate) fn sync_ancestors(files: &dyn Files, directory: &Path) -> Result<(), Error> {
+    let mut path = directory;
+    loop {
+        let above = parent(path);
+        match files.sync_directory(above) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            Err(error) => return Err(Error::io("sync", above, error)),
+        }
+        if above == path || above == Path::new(".") {
+            return Ok(());
+        }
+        path = above;
+    }
 }

@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Error,
-    files::{Files, read_small, replace_small},
+    files::{Files, parent, read_small, replace_small, sync_ancestors},
     log,
 };
 
@@ -137,6 +137,13 @@ impl DataDirectory {
                 given: given.to_owned(),
             });
         }
+        if matches!(identity, Identity::Known(_)) {
+            // A process that was killed may have left the names of both files in the page cache
+            // only; what is acted upon must not be gone after a power cut.
+            let raft = raft_path(root);
+            files.sync_directory(&raft).map_err(|error| Error::io("sync", &raft, error))?;
+            sync_ancestors(&*files, &raft)?;
+        }
         let directory = Self { files, root: root.to_owned(), identity, _lock: lock };
         directory.empty_scratch()?;
         Ok(directory)
@@ -152,6 +159,9 @@ impl DataDirectory {
     pub fn store_identity(&mut self, identity: NodeIdentity) -> Result<(), Error> {
         let raft = self.raft();
         create_directory(&*self.files, &raft)?;
+        // From here on the directory counts. Whoever created it, or one above it, may have been
+        // killed before its name was durable.
+        sync_ancestors(&*self.files, &raft)?;
         replace_small(
             &*self.files,
             &incarnation_path(&self.root),
@@ -309,29 +319,23 @@ fn node_json_path(root: &Path) -> PathBuf {
     root.join("node.json")
 }
 
-/// Creates a directory and those above it, durably.
+/// Creates a directory and those above it. Not durable yet.
 fn create_with_parents(files: &dyn Files, directory: &Path) -> Result<(), Error> {
-    if let Some(parent) = directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        let exists = files.exists(parent).map_err(|error| Error::io("look for", parent, error))?;
-        if !exists {
-            create_with_parents(files, parent)?;
-        }
+    let above = parent(directory);
+    if above != directory
+        && !files.exists(above).map_err(|error| Error::io("look for", above, error))?
+    {
+        create_with_parents(files, above)?;
     }
     create_directory(files, directory).map(drop)
 }
 
-/// Creates a directory durably if it does not exist, and tells whether it did not.
+/// Creates a directory if it does not exist, and tells whether it did not. Not durable yet.
 fn create_directory(files: &dyn Files, directory: &Path) -> Result<bool, Error> {
     if files.exists(directory).map_err(|error| Error::io("look for", directory, error))? {
         return Ok(false);
     }
     files.create_directory(directory).map_err(|error| Error::io("create", directory, error))?;
-    let parent = match directory.parent() {
-        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
-        Some(parent) => parent,
-        None => return Ok(true),
-    };
-    files.sync_directory(parent).map_err(|error| Error::io("sync", parent, error))?;
     Ok(true)
 }
 

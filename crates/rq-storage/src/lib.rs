@@ -10,6 +10,9 @@ mod identity;
 
 mod error;
 
+#[cfg(test)]
+mod testing;
+
 pub use crate::{
     error::Error,
     faults::{FaultFiles, FaultHook, Operation, OperationKind, Verdict},

@@ -34,7 +34,7 @@ use super::{
 };
 use crate::{
     Error,
-    files::{File, Files, read_full},
+    files::{File, Files, parent, read_full},
 };
 
 /// A log as found and repaired.
@@ -113,12 +113,13 @@ pub(super) fn exists(files: &dyn Files, directory: &Path) -> Result<bool, Error>
     Ok(state || !list(files, directory)?.is_empty())
 }
 
+/// Creates the directory if needed. Its name is synced in any case: it may have been created by a
+/// process that was killed before it could do so.
 fn ensure_directory(files: &dyn Files, directory: &Path) -> Result<(), Error> {
-    if files.exists(directory).map_err(|error| Error::io("look for", directory, error))? {
-        return Ok(());
+    if !files.exists(directory).map_err(|error| Error::io("look for", directory, error))? {
+        files.create_directory(directory).map_err(|error| Error::io("create", directory, error))?;
     }
-    files.create_directory(directory).map_err(|error| Error::io("create", directory, error))?;
-    directory.parent().map_or(Ok(()), |parent| sync_directory(files, parent))
+    sync_directory(files, parent(directory))
 }
 
 fn list(files: &dyn Files, directory: &Path) -> Result<Vec<(u64, PathBuf)>, Error> {
