@@ -23,6 +23,7 @@ use crate::{
     readers::Readers,
     state::{self, State, StoredState},
     vfs::{Vfs, faults::FaultDisk},
+    writer::{Writer, WriterOptions},
 };
 
 /// The most read connections by default.
@@ -37,6 +38,8 @@ pub struct Options {
     pub scratch: PathBuf,
     /// The most read connections; at least 1. Further reads wait.
     pub readers_max: usize,
+    /// How the writer is set up.
+    pub writer: WriterOptions,
     /// A disk that fails on command, for tests and simulations.
     pub faults: Option<Arc<FaultDisk>>,
 }
@@ -48,6 +51,7 @@ impl Options {
             path: path.into(),
             scratch: scratch.into(),
             readers_max: DEFAULT_READERS_MAX,
+            writer: WriterOptions::default(),
             faults: None,
         }
     }
@@ -60,6 +64,33 @@ pub struct Opened {
     pub created: bool,
     /// What its state table holds.
     pub state: StoredState,
+}
+
+/// An open database. Take it apart and give each part to its thread.
+#[derive(Debug)]
+pub struct Database {
+    /// Applies entries.
+    pub writer: Writer,
+    /// Folds the WAL back and makes durable.
+    pub checkpointer: Checkpointer,
+    /// Answers reads.
+    pub readers: Readers,
+    /// What was found.
+    pub opened: Opened,
+}
+
+impl Database {
+    /// Opens the database, creating it if the file is missing or empty. Costs the same whatever its
+    /// size, plus reading the WAL that was left.
+    ///
+    /// # Errors
+    /// See [`OpenError`]. A file that is not ours is left as it is.
+    pub fn open(options: &Options) -> Result<Self, OpenError> {
+        let Parts { writer, readers, checkpointer, opened } = open_parts(options)?;
+        let writer = Writer::new(writer, options.writer)
+            .map_err(|error| error.into_open_error(&options.path, "preparing the writer"))?;
+        Ok(Self { writer, checkpointer, readers, opened })
+    }
 }
 
 /// The parts of an open database, before the writer is made of its own.
@@ -88,7 +119,7 @@ pub(crate) struct WriterParts {
     pub(crate) connection: Guarded,
 }
 
-/// Opens the database, creating it if the file is missing or empty.
+/// Opens all connections but those of readers.
 ///
 /// # Errors
 /// See [`OpenError`]. A file that is not ours is left as it is.

@@ -32,7 +32,7 @@ mod writer;
 
 pub use checkpoint::{Checkpointer, Finish, Fold};
 pub use connection::ENGINE_EPOCH;
-pub use database::{DEFAULT_READERS_MAX, Opened, Options};
+pub use database::{DEFAULT_READERS_MAX, Database, Opened, Options};
 pub use entry::{
     Applied, Budget, Entry, EntryId, Maintenance, Mode, Operation, Request, RequestOutcome,
     Settings, TimedOutcome,
@@ -47,4 +47,4 @@ pub use vfs::{
     faults::{FaultDisk, FaultHook, FileKind, FileOperation, OperationKind, Verdict},
     unsynced::{Piece, UnsyncedEffect},
 };
-pub use writer::{ApplyError, Writer, WriterOptions};
+pub use writer::{ApplyError, Database, Writer, WriterOptions};
