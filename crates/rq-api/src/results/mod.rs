@@ -1,0 +1,10 @@
+//! The answers of execute, query and request, byte for byte.
+//!
+//! [`Results`] takes results through [`rq_sql::ResultSink`] and writes them straight into one
+//! buffer; [`Results::finish`] closes the envelope.
+
+mod column;
+mod date;
+mod encoder;
+
+pub use encoder::{Answer, Envelope, Limits, Options, Results, Unrepresentable};
