@@ -1,0 +1,113 @@
+//! Reading a request's body: whole, bounded, and without a copy where it came in one piece.
+
+use bytes::{Buf as _, Bytes};
+use http_body_util::BodyExt as _;
+use hyper::body::{Body as _, Incoming};
+
+use crate::{limits::SMALL_BODY_BYTES, service::Service};
+
+/// The most that is set aside for a body because of its announced length alone.
+const CAPACITY_AHEAD_BYTES: u64 = 1 << 20;
+
+/// A body, and its share of the bytes all bodies together may take.
+pub(crate) struct Body<'a> {
+    bytes: Bytes,
+    _share: Option<Share<'a>>,
+}
+
+/// Why there is no body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BodyError {
+    /// It is longer than allowed.
+    TooLarge {
+        /// The limit, in bytes.
+        limit: u64,
+    },
+    /// All bodies together are larger than allowed.
+    Overloaded,
+    /// The connection broke, or the body's framing did.
+    Broken,
+}
+
+impl Body<'_> {
+    /// The bytes.
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// Reads the whole body.
+pub(crate) async fn read<'a>(
+    incoming: &mut Incoming,
+    service: &'a Service,
+) -> Result<Body<'a>, BodyError> {
+    let limits = service.limits();
+    let limit = if limits.body_bytes_max == 0 { u64::MAX } else { limits.body_bytes_max };
+    if incoming.size_hint().lower() > limit {
+        return Err(BodyError::TooLarge { limit });
+    }
+    let mut share = None;
+    let Some(first) = next(incoming).await? else {
+        return Ok(Body { bytes: Bytes::new(), _share: None });
+    };
+    if incoming.is_end_stream() {
+        take_share(&mut share, service, first.len() as u64)?;
+        return within(first.len() as u64, limit).map(|()| Body { bytes: first, _share: share });
+    }
+    let announced = incoming.size_hint().lower().min(CAPACITY_AHEAD_BYTES);
+    let mut bytes = Vec::with_capacity(first.len() + usize::try_from(announced).unwrap_or(0));
+    let mut piece = Some(first);
+    while let Some(data) = piece {
+        let length = (bytes.len() + data.remaining()) as u64;
+        within(length, limit)?;
+        take_share(&mut share, service, length)?;
+        bytes.extend_from_slice(&data);
+        piece = next(incoming).await?;
+    }
+    Ok(Body { bytes: bytes.into(), _share: share })
+}
+
+fn within(length: u64, limit: u64) -> Result<(), BodyError> {
+    if length > limit { Err(BodyError::TooLarge { limit }) } else { Ok(()) }
+}
+
+/// The next piece of data; trailers are passed over.
+async fn next(incoming: &mut Incoming) -> Result<Option<Bytes>, BodyError> {
+    while let Some(frame) = incoming.frame().await {
+        match frame.map_err(|_| BodyError::Broken)?.into_data() {
+            Ok(data) => return Ok(Some(data)),
+            Err(_trailers) => {}
+        }
+    }
+    Ok(None)
+}
+
+/// A part of [`crate::Limits::bodies_bytes_max`], given back when dropped.
+struct Share<'a> {
+    service: &'a Service,
+    bytes: u64,
+}
+
+/// Makes the share `bytes` large, unless the body is small or there is no more room.
+fn take_share<'a>(
+    share: &mut Option<Share<'a>>,
+    service: &'a Service,
+    bytes: u64,
+) -> Result<(), BodyError> {
+    if bytes <= SMALL_BODY_BYTES {
+        return Ok(());
+    }
+    let share = share.get_or_insert(Share { service, bytes: 0 });
+    let more = bytes.saturating_sub(share.bytes);
+    if !service.hold_body_bytes(more) {
+        return Err(BodyError::Overloaded);
+    }
+    share.bytes += more;
+    Ok(())
+}
+
+impl Drop for Share<'_> {
+    fn drop(&mut self) {
+        self.service.release_body_bytes(self.bytes);
+    }
+}

@@ -1,0 +1,247 @@
+//! From failures to answers: the only place where an error becomes a status, a body and `X-Rq-Error`.
+//!
+//! Existing clients tell four channels apart, and so do we:
+//!
+//! 1. an empty body with a status (401, 404, 405);
+//! 2. a text error: a status, and the message with one line feed;
+//! 3. for execute, query and request: 200 with `{"results":[],"error":"…"}`, for everything below HTTP except
+//!    "leader not found" and the limits of this node (503, 507), which are text errors;
+//! 4. errors of single statements, which are results and none of this file's business.
+
+use http::StatusCode;
+use rq_api::{
+    error::{Code, Outcome},
+    results::{Envelope, Options, Results},
+    statement::DecodeError,
+};
+use rq_node::{EffectKnown, Error};
+
+use crate::{
+    limits::Limits,
+    respond::Reply,
+    routes::Endpoint,
+    service::{Call, Service},
+};
+
+/// The code of a failure.
+pub(crate) fn code(error: &Error) -> Code {
+    match error {
+        Error::DisallowedPragma => Code::DisallowedPragma,
+        Error::NotOpen => Code::StoreNotOpen,
+        Error::NotReady => Code::StoreNotReady,
+        Error::LeaderNotFound => Code::LeaderNotFound,
+        Error::NotLeader { .. } => Code::NotLeader,
+        Error::StaleRead => Code::StaleRead,
+        Error::DeadlineExceeded | Error::EnqueueTimeout => Code::TimeoutBeforeProposal,
+        Error::WaitTimeout { .. } => Code::QueryTimeout,
+        Error::DiskFull { .. } => Code::DiskFull,
+        Error::Overloaded => Code::Overloaded,
+        Error::ShuttingDown => Code::ShuttingDown,
+        Error::Request(_) => Code::TransactionMisuse,
+        Error::OutcomeUnknown(_) => Code::OutcomeUnknown,
+        Error::Stopped(_) => Code::Internal,
+    }
+}
+
+/// The status of a failure whose channel is a text error, whatever the endpoint; `None` if that depends on it.
+fn status_everywhere(error: &Error) -> Option<StatusCode> {
+    match error {
+        Error::LeaderNotFound | Error::Overloaded | Error::ShuttingDown | Error::Stopped(_) => {
+            Some(StatusCode::SERVICE_UNAVAILABLE)
+        }
+        Error::DiskFull { .. } => Some(StatusCode::INSUFFICIENT_STORAGE),
+        Error::DisallowedPragma
+        | Error::NotOpen
+        | Error::NotReady
+        | Error::NotLeader { .. }
+        | Error::StaleRead
+        | Error::DeadlineExceeded
+        | Error::EnqueueTimeout
+        | Error::WaitTimeout { .. }
+        | Error::Request(_)
+        | Error::OutcomeUnknown(_) => None,
+    }
+}
+
+/// The answer of execute, query and request to a failure as a whole.
+pub(crate) fn in_json(call: &Call<'_>, error: &Error) -> Reply {
+    if let Some(leader) = error.leader().filter(|_| call.params.redirect) {
+        return redirect(call, &leader.api_url);
+    }
+    if let Some(status) = status_everywhere(error) {
+        return with_error(call.service, Reply::text_error(status, &error.to_string()), error);
+    }
+    let options = Options { pretty: call.params.pretty, ..Options::default() };
+    let message = error.to_string();
+    let envelope = Envelope { error: Some(&message), ..Envelope::default() };
+    let results = Results::new(options, rq_api::results::Limits::default());
+    let body = match results.finish(&envelope) {
+        Ok(answer) => answer.body,
+        // There are no results, so no infinite ones.
+        Err(unrepresentable) => return unrepresentable_reply(&unrepresentable.to_string()),
+    };
+    with_error(call.service, Reply::json(body), error)
+}
+
+/// The answer of other endpoints to a failure: a text error with `prefix` before the message.
+pub(crate) fn in_text(service: &Service, error: &Error, prefix: &str) -> Reply {
+    let status = match error {
+        Error::NotOpen | Error::NotReady => StatusCode::SERVICE_UNAVAILABLE,
+        _ => status_everywhere(error).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+    };
+    // A missing leader is said in the same words everywhere.
+    let prefix = if *error == Error::LeaderNotFound { "" } else { prefix };
+    with_error(service, Reply::text_error(status, &format!("{prefix}{error}")), error)
+}
+
+/// 301 to the same target on another node.
+fn redirect(call: &Call<'_>, api_url: &str) -> Reply {
+    let query = call.head.uri.query().map(|_| format!("?{}", call.query)).unwrap_or_default();
+    let location = format!("{api_url}{}{query}", call.head.uri.path());
+    Reply {
+        content_type: Some(crate::routes::JSON),
+        location: Some(location),
+        ..Reply::empty(StatusCode::MOVED_PERMANENTLY)
+    }
+}
+
+fn with_error(service: &Service, reply: Reply, error: &Error) -> Reply {
+    if *error == Error::LeaderNotFound {
+        service.metrics.leader_not_found.increment();
+    }
+    let outcome = match error.outcome() {
+        EffectKnown::NotDone => Outcome::NotDone,
+        EffectKnown::Unknown => Outcome::Unknown,
+    };
+    let retry_after = error.retry_after().map(|time| time.as_secs().max(1));
+    Reply {
+        error: Some(code(error).header_value_with(outcome)),
+        retry_after: retry_after.filter(|_| reply.status.is_server_error()),
+        ..reply
+    }
+}
+
+fn named(code: Code, reply: Reply) -> Reply {
+    Reply { error: Some(code.header_value()), ..reply }
+}
+
+/// 400: the request makes no sense.
+pub(crate) fn bad_request(message: &str) -> Reply {
+    named(Code::InvalidRequest, Reply::text_error(StatusCode::BAD_REQUEST, message))
+}
+
+/// The answer to a body that is no list of statements.
+pub(crate) fn bad_body(call: &Call<'_>, problem: &DecodeError) -> Reply {
+    let message = problem.to_string();
+    match problem {
+        DecodeError::InvalidJson
+        | DecodeError::InvalidRequest
+        | DecodeError::NoStatements
+        | DecodeError::InvalidNumber(_)
+        | DecodeError::UnsupportedType(_) => bad_request(&message),
+        DecodeError::TooManyStatements(_) | DecodeError::TooManyParameters(_) => {
+            named(Code::BodyTooLarge, Reply::text_error(StatusCode::BAD_REQUEST, &message))
+        }
+        // Upstream finds this out only below the HTTP layer.
+        DecodeError::InvalidUtf8 => {
+            let reply = in_json(call, &Error::Request(message));
+            named(Code::InvalidRequest, reply)
+        }
+    }
+}
+
+/// 500: an infinite number, where the operator asked for upstream's answer to it.
+pub(crate) fn unrepresentable_reply(message: &str) -> Reply {
+    let reply = Reply::text_error(StatusCode::INTERNAL_SERVER_ERROR, message);
+    named(Code::ValueNotRepresentable, reply)
+}
+
+/// 401, without a word.
+pub(crate) fn unauthorized() -> Reply {
+    named(Code::Unauthorized, Reply::empty(StatusCode::UNAUTHORIZED))
+}
+
+/// 404, without a word.
+pub(crate) fn not_found() -> Reply {
+    named(Code::NotFound, Reply::empty(StatusCode::NOT_FOUND))
+}
+
+/// 405, without a word.
+pub(crate) fn method_not_allowed() -> Reply {
+    named(Code::MethodNotAllowed, Reply::empty(StatusCode::METHOD_NOT_ALLOWED))
+}
+
+/// 413: the body is longer than allowed.
+pub(crate) fn body_too_large(limit: u64) -> Reply {
+    let message = format!("request body too large: {limit} bytes are allowed");
+    named(Code::BodyTooLarge, Reply::text_error(StatusCode::PAYLOAD_TOO_LARGE, &message))
+}
+
+/// 503: there is too much to do.
+pub(crate) fn overloaded(message: &str) -> Reply {
+    let reply = Reply::text_error(StatusCode::SERVICE_UNAVAILABLE, message);
+    named(Code::Overloaded, Reply { retry_after: Some(1), ..reply })
+}
+
+/// 408: the body did not arrive in time.
+pub(crate) fn body_timeout(limits: &Limits) -> Reply {
+    let seconds = limits.request_time_max.as_secs_f64();
+    let message = format!("the request body did not arrive within {seconds} s");
+    let reply = Reply::text_error(StatusCode::REQUEST_TIMEOUT, &message);
+    named(Code::TimeoutBeforeProposal, reply)
+}
+
+/// 503: the work did not end in time.
+pub(crate) fn work_timeout(limits: &Limits, may_have_changed: bool) -> Reply {
+    let seconds = limits.request_time_max.as_secs_f64();
+    let (code, outcome) = if may_have_changed {
+        (Code::OutcomeUnknown, "its outcome is unknown")
+    } else {
+        (Code::QueryTimeout, "it was cancelled")
+    };
+    let message = format!("the request took longer than {seconds} s; {outcome}");
+    named(code, Reply::text_error(StatusCode::SERVICE_UNAVAILABLE, &message))
+}
+
+/// 408: a queued write was not dealt with while its client waited. It may still be.
+pub(crate) fn queue_timeout() -> Reply {
+    let reply = Reply::text_error(StatusCode::REQUEST_TIMEOUT, "queue wait timeout");
+    named(Code::QueueTimeout, reply)
+}
+
+/// 501: a path of the API that this version does not serve.
+pub(crate) fn not_implemented(service: &Service, endpoint: Endpoint) -> Reply {
+    let metrics = &service.metrics;
+    let what = match endpoint {
+        Endpoint::Backup => {
+            metrics.backups.increment();
+            "backups over HTTP are not available in this version"
+        }
+        Endpoint::Load => {
+            metrics.loads.increment();
+            "loading over HTTP is not available in this version; send the statements to /db/execute"
+        }
+        Endpoint::Boot => {
+            metrics.boots.increment();
+            "booting from a SQLite file is not available in this version"
+        }
+        Endpoint::Remove => "removing nodes is not available in this version: there is only one",
+        Endpoint::Root
+        | Endpoint::ConsoleRoot
+        | Endpoint::Console
+        | Endpoint::Execute
+        | Endpoint::Query
+        | Endpoint::Request
+        | Endpoint::Sql
+        | Endpoint::Snapshot
+        | Endpoint::Reap
+        | Endpoint::Status
+        | Endpoint::Nodes
+        | Endpoint::Leader
+        | Endpoint::Ready
+        | Endpoint::Licenses
+        | Endpoint::DebugVars
+        | Endpoint::Pprof => "this is not available in this version",
+    };
+    named(Code::NotImplemented, Reply::text_error(StatusCode::NOT_IMPLEMENTED, what))
+}

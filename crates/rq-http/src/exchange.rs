@@ -1,0 +1,145 @@
+//! One request and its answer on a connection: time limits, hang-ups, headers.
+
+use std::{future::poll_fn, future::Future as _, pin::pin, sync::Arc, task::Poll, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, Response, Version};
+use http_body_util::Full;
+use hyper::body::{Body as _, Incoming};
+use thiserror::Error;
+
+use crate::{
+    error,
+    respond::Reply,
+    routes::{self, Endpoint},
+    service::Service,
+    target::Aside,
+    vitals::{Phase, Verdict, Vitals, Watch},
+};
+
+/// What a connection's requests share.
+pub(crate) struct Link {
+    /// The server.
+    pub(crate) service: Arc<Service>,
+    /// The connection's vital signs.
+    pub(crate) vitals: Arc<Vitals>,
+    /// The watch it is under.
+    pub(crate) watch: Arc<Watch>,
+    /// The query of the request that comes next, if the HTTP library does not take it.
+    pub(crate) aside: Arc<Aside>,
+}
+
+/// The client went before its answer came; the connection is of no use.
+#[derive(Debug, Error)]
+#[error("the client hung up")]
+pub(crate) struct HungUp;
+
+type Outcome = Result<Response<Full<Bytes>>, HungUp>;
+
+/// Answers one request.
+pub(crate) async fn run(link: Arc<Link>, request: Request<Incoming>) -> Outcome {
+    if request.version() == Version::HTTP_2 {
+        Box::pin(run_stream(&link, request)).await
+    } else {
+        run_alone(&link, request).await
+    }
+}
+
+/// HTTP/1: one request at a time, under the watch of the connection.
+async fn run_alone(link: &Link, request: Request<Incoming>) -> Outcome {
+    let Link { service, vitals, watch, aside } = link;
+    let (head, mut body) = request.into_parts();
+    let query = head.uri.query().unwrap_or_default();
+    let kept = aside.take(query);
+    let query = kept.as_deref().unwrap_or(query);
+    let phase = if body.is_end_stream() { Phase::Work } else { Phase::Body };
+    vitals.enter(phase, watch.now());
+    let ended = {
+        let mut answer = pin!(service.answer(&head, &mut body, Some(vitals), query));
+        poll_fn(|context| match vitals.verdict() {
+            Verdict::Live => answer.as_mut().poll(context).map(Ok),
+            verdict @ (Verdict::Close | Verdict::TimedOut | Verdict::HungUp) => {
+                Poll::Ready(Err(verdict))
+            }
+        })
+        .await
+    };
+    let mut reply = match ended {
+        Ok(reply) => reply,
+        Err(Verdict::TimedOut) => {
+            vitals.acquit();
+            service.metrics().timeouts.increment();
+            timed_out(service, vitals.phase() == Phase::Body, head.uri.path())
+        }
+        Err(Verdict::Live | Verdict::Close | Verdict::HungUp) => {
+            service.metrics().hang_ups.increment();
+            return Err(HungUp);
+        }
+    };
+    if !body.is_end_stream() {
+        // What is left of the request would be taken for the next one.
+        vitals.refuse();
+        reply.close = true;
+    }
+    vitals.enter(Phase::Reply, watch.now());
+    Ok(service.envelope.seal(reply))
+}
+
+/// HTTP/2: any number of requests at a time, each under a timer of its own.
+async fn run_stream(link: &Link, request: Request<Incoming>) -> Outcome {
+    let Link { service, vitals, watch, .. } = link;
+    vitals.stream_began(watch.now());
+    let _ending = EndOfStream(link);
+    let (head, mut body) = request.into_parts();
+    let limit = service.limits().request_time_max;
+    let limit = if limit.is_zero() { Duration::MAX } else { limit };
+    let query = head.uri.query().unwrap_or_default();
+    let answer = service.answer(&head, &mut body, None, query);
+    let reply = match tokio::time::timeout(limit, answer).await {
+        Ok(reply) => reply,
+        Err(_elapsed) => {
+            service.metrics().timeouts.increment();
+            timed_out(service, !body.is_end_stream(), head.uri.path())
+        }
+    };
+    // HTTP/2 has no such header.
+    Ok(service.envelope.seal(Reply { close: false, ..reply }))
+}
+
+fn timed_out(service: &Service, reading: bool, path: &str) -> Reply {
+    if reading {
+        return error::body_timeout(service.limits());
+    }
+    let may_have_changed = routes::find(path).is_some_and(|route| match route.endpoint {
+        Endpoint::Execute
+        | Endpoint::Request
+        | Endpoint::Load
+        | Endpoint::Boot
+        | Endpoint::Remove
+        | Endpoint::Leader => true,
+        Endpoint::Root
+        | Endpoint::ConsoleRoot
+        | Endpoint::Console
+        | Endpoint::Query
+        | Endpoint::Backup
+        | Endpoint::Sql
+        | Endpoint::Snapshot
+        | Endpoint::Reap
+        | Endpoint::Status
+        | Endpoint::Nodes
+        | Endpoint::Ready
+        | Endpoint::Licenses
+        | Endpoint::DebugVars
+        | Endpoint::Pprof => false,
+    });
+    error::work_timeout(service.limits(), may_have_changed)
+}
+
+/// Notes the end of a stream, also when it is cancelled.
+struct EndOfStream<'a>(&'a Link);
+
+impl Drop for EndOfStream<'_> {
+    fn drop(&mut self) {
+        self.0.vitals.stream_ended(self.0.watch.now());
+    }
+}

@@ -1,0 +1,302 @@
+//! Queued writes: many small requests gathered into few large ones.
+//!
+//! - One queue a node, in memory. What waits in it is lost with the process, except that a graceful stop
+//!   works it off first.
+//! - Requests are run in the order in which they were taken in. Batches never overlap.
+//! - A batch that failed and certainly had no effect is tried again for as long as the failure may pass.
+//!   One that can never succeed is taken apart, so that it takes only the culprit down.
+//! - A batch whose outcome is unknown is never sent twice.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use rq_node::{EffectKnown, Error, TimedOutcome, Write, Written};
+use rq_sql::{Outcome, Statement};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
+    time::{Instant, sleep, sleep_until},
+};
+
+use crate::{limits::QUEUE_BYTES, metrics::Metrics, options::QueueOptions, slot::NodeSlot};
+
+/// How long the queue waits before it tries a batch again.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Bytes of statements after which a batch is cut, so that it stays an ordinary log entry.
+const BATCH_BYTES: usize = 4 << 20;
+
+/// The unit in which waiting bytes are counted.
+const SHARE_BYTES: usize = 1 << 10;
+
+/// The clients' end of the queue.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    sender: mpsc::Sender<Item>,
+    /// Room for waiting bytes, in [`SHARE_BYTES`].
+    room: Arc<Semaphore>,
+    sequence: Mutex<u64>,
+    processed: Arc<AtomicU64>,
+    closing: watch::Sender<bool>,
+}
+
+/// The other end: gathers and runs.
+pub(crate) struct Worker {
+    receiver: mpsc::Receiver<Item>,
+    options: QueueOptions,
+    slot: NodeSlot,
+    metrics: Arc<Metrics>,
+    processed: Arc<AtomicU64>,
+    closing: watch::Receiver<bool>,
+}
+
+/// A request taken in.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    /// Its number.
+    pub(crate) sequence: u64,
+    /// Resolves when the request has been dealt with; an error is the sender's end of the process.
+    pub(crate) done: oneshot::Receiver<Result<(), Error>>,
+}
+
+#[derive(Debug)]
+struct Item {
+    statements: Vec<Statement>,
+    bytes: usize,
+    sequence: u64,
+    done: oneshot::Sender<Result<(), Error>>,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Queue {
+    /// Makes a queue whose first number follows `epoch`, and the worker that must be run for it.
+    pub(crate) fn new(
+        options: QueueOptions,
+        epoch: u64,
+        slot: NodeSlot,
+        metrics: Arc<Metrics>,
+    ) -> (Self, Worker) {
+        let (sender, receiver) = mpsc::channel(options.capacity.max(1));
+        let (closing, closing_seen) = watch::channel(false);
+        let processed = Arc::new(AtomicU64::new(0));
+        let queue = Self {
+            sender,
+            room: Arc::new(Semaphore::new(QUEUE_BYTES / SHARE_BYTES)),
+            sequence: Mutex::new(epoch),
+            processed: Arc::clone(&processed),
+            closing,
+        };
+        let worker =
+            Worker { receiver, options, slot, metrics, processed, closing: closing_seen };
+        (queue, worker)
+    }
+
+    /// Takes a request of about `bytes` bytes in, waiting for room if there is none.
+    ///
+    /// # Errors
+    /// [`Error::ShuttingDown`] if the queue is closed.
+    pub(crate) async fn put(
+        &self,
+        statements: Vec<Statement>,
+        bytes: usize,
+    ) -> Result<Ticket, Error> {
+        // A request larger than the whole room waits until it has the room for itself.
+        let shares = (bytes / SHARE_BYTES + 1).min(QUEUE_BYTES / SHARE_BYTES);
+        let shares = u32::try_from(shares).unwrap_or(u32::MAX);
+        let closed = |_| Error::ShuttingDown;
+        let room = Arc::clone(&self.room).acquire_many_owned(shares).await;
+        let room = room.map_err(|_closed| Error::ShuttingDown)?;
+        let place = self.sender.reserve().await.map_err(closed)?;
+        if *self.closing.borrow() {
+            return Err(Error::ShuttingDown);
+        }
+        let (done, done_seen) = oneshot::channel();
+        // Number and place are taken together, so that numbers rise along the queue.
+        let mut last = self.sequence.lock().unwrap_or_else(PoisonError::into_inner);
+        *last += 1;
+        let sequence = *last;
+        place.send(Item { statements, bytes, sequence, done, _room: room });
+        Ok(Ticket { sequence, done: done_seen })
+    }
+
+    /// The highest number dealt with; 0 before the first.
+    pub(crate) fn processed(&self) -> u64 {
+        self.processed.load(Ordering::Relaxed)
+    }
+
+    /// Lets nothing in any more. The worker ends when it has worked off what is there.
+    pub(crate) fn close(&self) {
+        self.closing.send_replace(true);
+    }
+}
+
+impl Worker {
+    /// Works until the queue is closed and empty.
+    pub(crate) async fn run(mut self) {
+        let mut closing = self.closing.clone();
+        loop {
+            let first = tokio::select! {
+                first = self.receiver.recv() => first,
+                _ = closing.wait_for(|closing| *closing), if !self.receiver.is_closed() => {
+                    self.receiver.close();
+                    continue;
+                }
+            };
+            let Some(first) = first else { return };
+            let batch = self.gather(first).await;
+            self.flush(batch).await;
+        }
+    }
+
+    /// Gathers requests around the first until the batch is full or old enough.
+    async fn gather(&mut self, first: Item) -> Vec<Item> {
+        let size = self.options.batch_size.max(1);
+        let deadline = (!self.options.timeout.is_zero()).then(|| Instant::now() + self.options.timeout);
+        let mut closing = self.closing.clone();
+        let mut bytes = first.bytes;
+        let mut batch = vec![first];
+        while batch.len() < size && bytes < BATCH_BYTES {
+            let next = tokio::select! {
+                biased;
+                next = self.receiver.recv() => next,
+                _ = closing.wait_for(|closing| *closing), if !self.receiver.is_closed() => {
+                    self.receiver.close();
+                    continue;
+                }
+                () = until(deadline) => {
+                    self.metrics.queue_timeouts.increment();
+                    return batch;
+                }
+            };
+            let Some(item) = next else { return batch };
+            bytes += item.bytes;
+            batch.push(item);
+        }
+        self.metrics.queue_flushes.increment();
+        batch
+    }
+
+    async fn flush(&mut self, batch: Vec<Item>) {
+        self.metrics.queue_sent.add(batch.len());
+        match self.run_items(&batch).await {
+            Err(error) if batch.len() > 1 && error.outcome() == EffectKnown::NotDone => {
+                // One of them spoils it for all.
+                for item in batch {
+                    let result = self.run_items(std::slice::from_ref(&item)).await;
+                    self.settle(item, result);
+                }
+            }
+            result => {
+                for item in batch {
+                    self.settle(item, result.clone());
+                }
+            }
+        }
+    }
+
+    /// Tells whoever waits how it ended.
+    fn settle(&self, item: Item, result: Result<(), Error>) {
+        if let Err(error) = &result {
+            self.metrics.queued_dropped.increment();
+            tracing::error!(
+                target: "http",
+                "queued write {} is given up with {} statements: {error}",
+                item.sequence,
+                item.statements.len()
+            );
+        }
+        self.processed.fetch_max(item.sequence, Ordering::Relaxed);
+        // Nobody may be waiting.
+        drop(item.done.send(result));
+    }
+
+    /// Runs the statements of requests as one write, again and again while that may help.
+    async fn run_items(&mut self, items: &[Item]) -> Result<(), Error> {
+        let count = items.iter().map(|item| item.statements.len()).sum();
+        if count == 0 {
+            return Ok(());
+        }
+        let mut warned = false;
+        loop {
+            let is_last = *self.closing.borrow();
+            let error = match self.attempt(items).await {
+                Ok(written) => {
+                    self.metrics.queued_ok.increment();
+                    self.metrics.queued_statements_sent.add(count);
+                    self.count_statement_failures(&written);
+                    return Ok(());
+                }
+                Err(error) => error,
+            };
+            self.count_failure(&error);
+            if is_last || !may_pass(&error) {
+                return Err(error);
+            }
+            if !warned {
+                tracing::warn!(target: "http", "queued writes wait, trying again every second: {error}");
+                warned = true;
+            }
+            tokio::select! {
+                () = sleep(RETRY_INTERVAL) => {}
+                _ = self.closing.wait_for(|closing| *closing) => {}
+            }
+        }
+    }
+
+    async fn attempt(&self, items: &[Item]) -> Result<Written, Error> {
+        let node = self.slot.get().ok_or(Error::NotOpen)?;
+        let statements = items.iter().flat_map(|item| item.statements.iter().cloned()).collect();
+        let transaction = self.options.transaction;
+        node.execute(Write { statements, transaction, timeout: None }).await
+    }
+
+    fn count_statement_failures(&self, written: &Written) {
+        let failed = |result: &TimedOutcome| match &result.outcome {
+            Outcome::Error(error) => Some(error.message.clone()),
+            Outcome::Empty | Outcome::Done { .. } | Outcome::Rows(_) => None,
+        };
+        let mut failures = written.results.iter().filter_map(failed);
+        if let Some(first) = failures.next() {
+            let count = failures.count() + 1;
+            self.metrics.queued_statements_failed.add(count);
+            tracing::warn!(target: "http", "{count} queued statements failed, the first: {first}");
+        }
+    }
+
+    fn count_failure(&self, error: &Error) {
+        self.metrics.queued_failed.increment();
+        let counter = match error {
+            Error::LeaderNotFound | Error::NotOpen => &self.metrics.queued_no_leader,
+            Error::NotLeader { .. } => &self.metrics.queued_not_leader,
+            Error::OutcomeUnknown(_) => &self.metrics.queued_leadership_lost,
+            Error::DisallowedPragma
+            | Error::NotReady
+            | Error::StaleRead
+            | Error::DeadlineExceeded
+            | Error::EnqueueTimeout
+            | Error::WaitTimeout { .. }
+            | Error::DiskFull { .. }
+            | Error::Overloaded
+            | Error::ShuttingDown
+            | Error::Request(_)
+            | Error::Stopped(_) => &self.metrics.queued_unknown_error,
+        };
+        counter.increment();
+    }
+}
+
+/// Whether the same batch may succeed later on this node, without danger of being done twice.
+fn may_pass(error: &Error) -> bool {
+    error.is_retryable() && !matches!(error, Error::ShuttingDown | Error::Stopped(_))
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,78 @@
+//! `/readyz`: whether this node may be sent requests.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use rq_api::{ready::Readiness, results::Results};
+use rq_node::{Error, Level, Node, Read};
+use rq_sql::Statement;
+
+use crate::{respond::Reply, service::Call};
+
+/// How long the read that proves that the database answers may take.
+const PROOF_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// `/readyz`.
+pub(crate) async fn ready(call: &Call<'_>) -> Reply {
+    call.service.metrics.readyz.increment();
+    let readiness = examine(call).await;
+    let status =
+        StatusCode::from_u16(readiness.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+    Reply::text(status, readiness.body())
+}
+
+async fn examine(call: &Call<'_>) -> Readiness {
+    if call.params.noleader {
+        return Readiness::NodeOnly;
+    }
+    let Some(node) = call.service.slot.get() else { return Readiness::NoLeader };
+    if node.leader().is_none() {
+        return Readiness::NoLeader;
+    }
+    if !node.is_ready() {
+        return Readiness::StoreNotReady;
+    }
+    let synced = call.params.sync;
+    if synced {
+        let limit = call.params.timeout.positive().unwrap_or(Duration::ZERO);
+        if let Err(error) = node.sync(limit).await {
+            let error = match error {
+                Error::DeadlineExceeded | Error::WaitTimeout { .. } => {
+                    "timeout waiting for commit index".to_owned()
+                }
+                other => other.to_string(),
+            };
+            return Readiness::NotSynced { error };
+        }
+    }
+    match prove(node).await {
+        Ok(()) => Readiness::Ready { synced },
+        Err((error, rows)) => Readiness::DatabaseFailed { synced, error, rows },
+    }
+}
+
+/// Reads a row. The error is that of the read, and what it gave.
+async fn prove(node: &Node) -> Result<(), (String, String)> {
+    const EXPECTED: &str =
+        r#"{"results":[{"columns":["1"],"types":["integer"],"values":[[1]]}]}"#;
+    let read = Read {
+        statements: vec![Statement::new("SELECT 1")],
+        transaction: false,
+        level: Level::None,
+        freshness: None,
+        freshness_strict: false,
+        linearizable_timeout: PROOF_TIMEOUT,
+        timeout: Some(PROOF_TIMEOUT),
+        min_index: None,
+    };
+    let results = Results::new(rq_api::results::Options::default(), rq_api::results::Limits::default());
+    let (results, _served) =
+        node.query(read, results).await.map_err(|error| (error.to_string(), "[]".to_owned()))?;
+    let answer = results
+        .finish(&rq_api::results::Envelope::default())
+        .map_err(|error| (error.to_string(), "[]".to_owned()))?;
+    if answer.body == EXPECTED.as_bytes() {
+        return Ok(());
+    }
+    Err(("<nil>".to_owned(), String::from_utf8_lossy(&answer.body).into_owned()))
+}

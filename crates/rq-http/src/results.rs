@@ -1,0 +1,50 @@
+//! Encoders of results, as a request asks for them, and the replies made of them.
+
+use rq_api::results::{Envelope, Limits, Options, Results};
+
+use crate::{error, respond::Reply, service::Call};
+
+/// Whether column names may be qualified: only reads take that parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// `/db/execute`.
+    Write,
+    /// `/db/query` and `/db/request`.
+    Read,
+}
+
+/// An encoder as the request asks for it.
+pub(crate) fn encoder(call: &Call<'_>, kind: Kind) -> Results {
+    let params = &call.params;
+    let options = Options {
+        associative: params.associative,
+        timings: params.timings,
+        blob_array: params.blob_array,
+        qualify_columns: params.qualify_columns && kind == Kind::Read,
+        pretty: params.pretty,
+        codes: call.is_strict(),
+        fail_on_infinity: call.service.options.fail_on_infinity,
+    };
+    let limits = call.service.limits();
+    let limits = Limits {
+        rows_max: if limits.result_rows_max == 0 { u64::MAX } else { limits.result_rows_max },
+        bytes_max: if limits.result_bytes_max == 0 { usize::MAX } else { limits.result_bytes_max },
+    };
+    Results::new(options, limits)
+}
+
+/// The reply that holds the results.
+pub(crate) fn reply(call: &Call<'_>, results: Results, index: Option<u64>) -> Reply {
+    let envelope = Envelope {
+        elapsed: Some(call.began.elapsed()),
+        raft_index: index.filter(|_| call.params.raft_index),
+        ..Envelope::default()
+    };
+    match results.finish(&envelope) {
+        Ok(answer) => Reply {
+            error: answer.code.map(|code| code.header_value()),
+            ..Reply::json(answer.body).served()
+        },
+        Err(unrepresentable) => error::unrepresentable_reply(&unrepresentable.to_string()),
+    }
+}

@@ -1,0 +1,225 @@
+//! From a request to a reply: the order of checks, and the way to the endpoint.
+//!
+//! 1. `OPTIONS` is answered at once. 2. The query string is checked, on any path. 3. The path leads to a
+//! route. 4. The caller's permission is checked, then 5. the method. 6. The endpoint reads the body
+//! and works. Nothing may change this order: clients and tests know it.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Instant,
+};
+
+use http::{Method, StatusCode, request::Parts};
+use hyper::body::Incoming;
+use jiff::Timestamp;
+use rq_api::params::Params;
+use rq_node::{Error, Node};
+use rq_security::Users;
+use tokio_rustls::rustls::ServerConfig;
+
+use crate::{
+    authorize::{self, Refusal},
+    body::{self, Body, BodyError},
+    console, debug, error, execute, leader, licenses,
+    limits::Limits,
+    metrics::Metrics,
+    nodes,
+    options::Options,
+    query,
+    queue::Queue,
+    ready, request,
+    respond::{Envelope, Reply},
+    routes::{self, Endpoint, Route},
+    slot::NodeSlot,
+    snapshot, sql, status,
+    vitals::Vitals,
+};
+
+/// What all requests share.
+pub(crate) struct Service {
+    pub(crate) options: Options,
+    pub(crate) envelope: Envelope,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) slot: NodeSlot,
+    pub(crate) queue: Queue,
+    pub(crate) local_addr: SocketAddr,
+    pub(crate) started_at: Timestamp,
+    pub(crate) started: Instant,
+    pub(crate) requests: AtomicUsize,
+    pub(crate) body_bytes: AtomicU64,
+}
+
+/// One request on its way through the server.
+pub(crate) struct Call<'a> {
+    pub(crate) service: &'a Service,
+    pub(crate) head: &'a Parts,
+    pub(crate) body: &'a mut Incoming,
+    /// The connection's vital signs; HTTP/2 streams have none.
+    pub(crate) vitals: Option<&'a Vitals>,
+    pub(crate) params: Params,
+    /// The query string as it was sent.
+    pub(crate) query: &'a str,
+    pub(crate) began: Instant,
+}
+
+/// Counts a request being worked on; dropped when it is done.
+pub(crate) struct Admission<'a>(&'a Service);
+
+impl Service {
+    /// The limits in force.
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.options.limits
+    }
+
+    /// Who may do what.
+    pub(crate) fn users(&self) -> &Arc<Users> {
+        &self.options.users
+    }
+
+    /// The counters.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// The node.
+    ///
+    /// # Errors
+    /// [`Error::NotOpen`] until it is open.
+    pub(crate) fn node(&self) -> Result<&Node, Error> {
+        self.slot.get().ok_or(Error::NotOpen)
+    }
+
+    /// How to shake hands, if the server speaks HTTPS.
+    pub(crate) fn tls_config(&self) -> Option<Arc<ServerConfig>> {
+        self.options.tls.as_ref().map(|tls| tls.handshake_config())
+    }
+
+    /// Takes a request in, unless there are too many.
+    pub(crate) fn admit(&self) -> Option<Admission<'_>> {
+        let most = self.limits().requests_max;
+        let before = self.requests.fetch_add(1, Ordering::Relaxed);
+        let admission = Admission(self);
+        (most == 0 || before < most).then_some(admission)
+    }
+
+    /// Takes bytes of bodies in, unless there are too many.
+    pub(crate) fn hold_body_bytes(&self, bytes: u64) -> bool {
+        let most = self.limits().bodies_bytes_max;
+        let before = self.body_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if most == 0 || before.saturating_add(bytes) <= most {
+            return true;
+        }
+        self.release_body_bytes(bytes);
+        false
+    }
+
+    /// Gives bytes of bodies back.
+    pub(crate) fn release_body_bytes(&self, bytes: u64) {
+        self.body_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Answers a request.
+    pub(crate) async fn answer(
+        &self,
+        head: &Parts,
+        body: &mut Incoming,
+        vitals: Option<&Vitals>,
+        query: &str,
+    ) -> Reply {
+        if head.method == Method::OPTIONS {
+            return Reply::empty(StatusCode::OK);
+        }
+        let began = Instant::now();
+        let Some(_admission) = self.admit() else {
+            self.metrics.overloads.increment();
+            return error::overloaded("too many requests are being worked on; try again later");
+        };
+        let params = match Params::parse(query) {
+            Ok(params) => params,
+            Err(problem) => return error::bad_request(&problem.to_string()),
+        };
+        let Some(route) = routes::find(head.uri.path()) else {
+            return error::not_found();
+        };
+        if let Err(refusal) = authorize::authorize(self, &head.headers, route.permissions).await {
+            return refuse(route, refusal);
+        }
+        if !route.methods.allow(&head.method) {
+            return Reply { content_type: route.content_type, ..error::method_not_allowed() };
+        }
+        let call = Call { service: self, head, body, vitals, params, query, began };
+        dispatch(route.endpoint, call).await
+    }
+}
+
+fn refuse(route: &Route, refusal: Refusal) -> Reply {
+    match refusal {
+        Refusal::Denied => {
+            Reply { content_type: route.content_type, ..error::unauthorized() }
+        }
+        Refusal::Busy => {
+            error::overloaded("too many passwords are being verified; try again later")
+        }
+    }
+}
+
+/// The endpoints in the hot path run in place; the others are boxed to keep each request small.
+async fn dispatch(endpoint: Endpoint, mut call: Call<'_>) -> Reply {
+    match endpoint {
+        Endpoint::Execute => execute::execute(&mut call).await,
+        Endpoint::Query => query::query(&mut call).await,
+        Endpoint::Request => Box::pin(request::request(&mut call)).await,
+        Endpoint::Sql => Box::pin(sql::sql(&mut call)).await,
+        Endpoint::Snapshot => Box::pin(snapshot::snapshot(&call)).await,
+        Endpoint::Reap => snapshot::reap(&call),
+        Endpoint::Status => status::status(&call),
+        Endpoint::Nodes => nodes::nodes(&call),
+        Endpoint::Leader => Box::pin(leader::leader(&mut call)).await,
+        Endpoint::Ready => Box::pin(ready::ready(&call)).await,
+        Endpoint::Licenses => licenses::licenses(),
+        Endpoint::DebugVars => debug::vars(&call),
+        Endpoint::Pprof => debug::pprof(),
+        Endpoint::Root => console::root(&call),
+        Endpoint::ConsoleRoot => console::console_root(&call),
+        Endpoint::Console => console::console(&call),
+        Endpoint::Backup | Endpoint::Load | Endpoint::Boot | Endpoint::Remove => {
+            error::not_implemented(call.service, endpoint)
+        }
+    }
+}
+
+impl<'a> Call<'a> {
+    /// Reads the whole body.
+    ///
+    /// # Errors
+    /// The reply to give instead: 413, 503, or 400.
+    pub(crate) async fn read_body(&mut self) -> Result<Body<'a>, Reply> {
+        let body = body::read(self.body, self.service).await;
+        if let Some(vitals) = self.vitals {
+            vitals.body_read();
+        }
+        body.map_err(|problem| match problem {
+            BodyError::TooLarge { limit } => error::body_too_large(limit),
+            BodyError::Overloaded => {
+                self.service.metrics.overloads.increment();
+                error::overloaded("too many request bodies are held; try again later")
+            }
+            BodyError::Broken => error::bad_request("the request body could not be read"),
+        })
+    }
+
+    /// Whether the client asked for the strict forms (`X-Rq-Strict: 1`).
+    pub(crate) fn is_strict(&self) -> bool {
+        self.head.headers.get("x-rq-strict").is_some_and(|value| value == "1")
+    }
+}
+
+impl Drop for Admission<'_> {
+    fn drop(&mut self) {
+        self.0.requests.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,51 @@
+//! `/db/sql`: what would be run for a statement. Nothing is ever rewritten, so that is the statement itself;
+//! what remains useful is SQLite's opinion of its syntax.
+
+use http::Method;
+use rq_node::Error;
+use rq_sql::Statement;
+use serde_json::{Map, Value, json};
+
+use crate::{error, respond::Reply, service::Call, statements};
+
+/// Shows each statement, and what is wrong with it.
+pub(crate) async fn sql(call: &mut Call<'_>) -> Reply {
+    call.service.metrics.analyses.increment();
+    let statements: Vec<Statement> = if call.head.method == Method::GET {
+        let Some(sql) = call.params.query.take() else {
+            return error::bad_request("query not specified");
+        };
+        vec![Statement::new(sql)]
+    } else {
+        match statements::read(call, false).await {
+            Ok(received) => received.statements,
+            Err(refusal) => return refusal,
+        }
+    };
+    match analyze(call, &statements) {
+        Ok(body) => Reply::json(body),
+        Err(error) => error::in_json(call, &error),
+    }
+}
+
+fn analyze(call: &Call<'_>, statements: &[Statement]) -> Result<String, Error> {
+    let node = call.service.node()?;
+    let mut results = Vec::with_capacity(statements.len());
+    for statement in statements {
+        results.push(match node.check(&statement.sql)? {
+            None => json!({ "original": statement.sql, "rewritten": statement.sql }),
+            Some(message) => json!({ "original": statement.sql, "error": message }),
+        });
+    }
+    let mut body = Map::new();
+    body.insert("results".to_owned(), Value::Array(results));
+    if call.params.timings {
+        body.insert("time".to_owned(), json!(call.began.elapsed().as_secs_f64()));
+    }
+    Ok(String::from_utf8_lossy(&rq_api::status::encode(
+        &Value::Object(body),
+        "",
+        call.params.pretty,
+    ))
+    .into_owned())
+}

@@ -1,0 +1,64 @@
+//! From a request to its statements.
+
+use http::header::CONTENT_TYPE;
+use rq_api::statement::{DecodeError, DecodeOptions, decode, decode_text};
+use rq_sql::Statement;
+
+use crate::{error, respond::Reply, service::Call};
+
+/// What a request brought.
+pub(crate) struct Received {
+    /// The statements, none of them empty.
+    pub(crate) statements: Vec<Statement>,
+    /// Bytes of the body they came in.
+    pub(crate) bytes: usize,
+}
+
+/// Reads the statements of the body. Where `takes_text`, a plain-text body is one statement.
+///
+/// # Errors
+/// The reply to give instead.
+pub(crate) async fn read(call: &mut Call<'_>, takes_text: bool) -> Result<Received, Reply> {
+    let body = call.read_body().await?;
+    let bytes = body.as_slice().len();
+    let statements = if takes_text && is_text(call) {
+        decode_text(body.as_slice().to_vec())
+    } else {
+        decode(body.as_slice(), &options(call))
+    };
+    match statements {
+        Ok(statements) => Ok(Received { statements, bytes }),
+        Err(problem) => Err(error::bad_body(call, &problem)),
+    }
+}
+
+/// Reads the statements of a body that is always JSON, for a queue: there an empty list can have a meaning.
+///
+/// # Errors
+/// The reply to give instead.
+pub(crate) async fn read_queued(call: &mut Call<'_>) -> Result<Received, Reply> {
+    let body = call.read_body().await?;
+    let bytes = body.as_slice().len();
+    match decode(body.as_slice(), &options(call)) {
+        Ok(statements) => Ok(Received { statements, bytes }),
+        Err(DecodeError::NoStatements) if call.params.wait => {
+            Ok(Received { statements: Vec::new(), bytes })
+        }
+        Err(problem) => Err(error::bad_body(call, &problem)),
+    }
+}
+
+fn options(call: &Call<'_>) -> DecodeOptions {
+    let limits = call.service.limits();
+    DecodeOptions {
+        strict: call.is_strict(),
+        statements_max: limits.statements_max,
+        parameters_max: limits.parameters_max,
+    }
+}
+
+/// Whether the body is SQL. Upstream compares the beginning, and in lower case.
+fn is_text(call: &Call<'_>) -> bool {
+    let content_type = call.head.headers.get(CONTENT_TYPE);
+    content_type.is_some_and(|value| value.as_bytes().starts_with(b"text/plain"))
+}
