@@ -152,11 +152,15 @@ impl Source {
         match refresh {
             Refresh::Unchanged => {}
             Refresh::Loaded => {
-                tracing::info!(target: "auth", "credentials reloaded from {}", self.path.display());
+                tracing::info!(
+                    component = "auth",
+                    "credentials reloaded from {}",
+                    self.path.display()
+                );
             }
             Refresh::Failed(error) => {
                 tracing::error!(
-                    target: "auth",
+                    component = "auth",
                     "failed to reload credentials, the previous ones stay in use: {error}"
                 );
             }
@@ -231,17 +235,20 @@ impl<'a> Entry<'a> {
     fn warn(&self, path: &Path) {
         let (file, username) = (path.display(), self.username);
         for key in &self.unknown_keys {
-            tracing::warn!(target: "auth", "{file}: unknown key {key:?} of user {username:?} is ignored");
+            tracing::warn!(
+                component = "auth",
+                "{file}: unknown key {key:?} of user {username:?} is ignored"
+            );
         }
         if self.password.is_empty() && username != EVERYBODY {
-            tracing::warn!(target: "auth", "{file}: user {username:?} has an empty password");
+            tracing::warn!(component = "auth", "{file}: user {username:?} has an empty password");
         }
         if ["$2a$", "$2b$", "$2y$", "$argon2i$", "$argon2d$", "$scrypt$"]
             .iter()
             .any(|prefix| self.password.starts_with(prefix))
         {
             tracing::warn!(
-                target: "auth",
+                component = "auth",
                 "{file}: the password of user {username:?} looks like a hash of a kind that is \
                  not supported; it is taken as the password itself"
             );

@@ -131,7 +131,7 @@ impl ServerTls {
         let pair = reload::load_pair(&options.certificate, &options.key, &provider)?;
         if pair.has_expired(&*time) {
             let path = options.certificate.display();
-            tracing::warn!(target: "cert-reloader", "certificate {path} has expired");
+            tracing::warn!(component = "cert-reloader", "certificate {path} has expired");
         }
         let verifier = reload::load_verifier(&options.clients, &provider)?;
         let config = build(&pair, verifier.clone(), &provider, &time);
@@ -194,14 +194,14 @@ impl ServerTls {
                 self.reloaded.fetch_add(1, Ordering::Relaxed);
                 let (certificate, key) = (certificate.display(), key.display());
                 tracing::info!(
-                    target: "cert-reloader",
+                    component = "cert-reloader",
                     "reloading certificate at {certificate} and key at {key}"
                 );
             }
             Refresh::Failed(error) => {
                 self.failed.fetch_add(1, Ordering::Relaxed);
                 tracing::error!(
-                    target: "cert-reloader",
+                    component = "cert-reloader",
                     "failed to reload certificate ({error}), the previous one stays in use"
                 );
             }
@@ -220,12 +220,15 @@ impl ServerTls {
             Refresh::Loaded => {
                 self.reloaded.fetch_add(1, Ordering::Relaxed);
                 let authority = authority.display();
-                tracing::info!(target: "cert-reloader", "reloading CA certificates at {authority}");
+                tracing::info!(
+                    component = "cert-reloader",
+                    "reloading CA certificates at {authority}"
+                );
             }
             Refresh::Failed(error) => {
                 self.failed.fetch_add(1, Ordering::Relaxed);
                 tracing::error!(
-                    target: "cert-reloader",
+                    component = "cert-reloader",
                     "failed to reload CA certificates ({error}), the previous ones stay in use"
                 );
             }

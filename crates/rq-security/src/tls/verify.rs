@@ -59,7 +59,7 @@ impl ClientCertVerifier for Verifier {
         if let Err(error) = &verified {
             let subject = leaf::subject(end_entity);
             tracing::warn!(
-                target: "tls",
+                component = "tls",
                 "refused the certificate of a client, subject {subject}: {error}"
             );
         }
