@@ -192,7 +192,7 @@ impl Params {
     /// Bytes that are not UTF-8 after decoding become U+FFFD, as in bodies.
     ///
     /// # Errors
-    /// The first violation, in a fixed order: escapes and semicolons from left to right, then
+    /// The first violation, in a fixed order: semicolons, escapes from left to right,
     /// `freshness_strict`, durations, integers, `q`.
     pub fn parse(query: &str) -> Result<Self, ParamsError> {
         let mut params = Self::default();
@@ -290,14 +290,12 @@ struct Values<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
 
 impl<'a> Values<'a> {
     fn decode(query: &'a str) -> Result<Self, ParamsError> {
+        // A semicolon anywhere is reported before a bad escape anywhere.
+        if query.contains(';') {
+            return Err(ParamsError::Semicolon);
+        }
         let mut pairs = Vec::new();
-        for pair in query.split('&') {
-            if pair.contains(';') {
-                return Err(ParamsError::Semicolon);
-            }
-            if pair.is_empty() {
-                continue;
-            }
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             pairs.push((decode(key)?, decode(value)?));
         }

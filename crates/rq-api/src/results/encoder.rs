@@ -99,15 +99,20 @@ pub struct Results {
     code: Option<Code>,
 }
 
+/// Most answers fit in this, so most need only one allocation.
+const SMALL_ANSWER_BYTES: usize = 256;
+
 const OPENING: &[u8] = b"{\"results\":[";
 
 impl Results {
     /// An encoder with an empty list of results.
     pub fn new(options: Options, limits: Limits) -> Self {
+        let mut out = Vec::with_capacity(SMALL_ANSWER_BYTES);
+        out.extend_from_slice(OPENING);
         Self {
             options,
             limits,
-            out: OPENING.to_vec(),
+            out,
             columns: Columns::default(),
             result_start: OPENING.len(),
             rows: None,
