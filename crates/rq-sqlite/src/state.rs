@@ -1,6 +1,7 @@
 //! The engine's own table in the database, `sqlite_rq_state`: what the file says about itself.
 //!
-//! Which entry was applied last, the membership, the cluster, the engine epoch, a VACUUM announced.
+//! Which entry was applied last, the membership (opaque here; the cluster's id is the node's to put
+//! into it), the engine epoch, a VACUUM announced.
 //! It is written in the same transaction as an entry's effect, so that file and state never
 //! disagree. Its reserved name keeps clients from dropping, altering, indexing or triggering on it
 //! (SQLite refuses that) and hides it from dumps; the writer's authorizer refuses writing it.
@@ -37,7 +38,6 @@ const ROW_APPLIED_TERM: &str = "applied_term";
 const ROW_MEMBERSHIP: &str = "membership";
 const ROW_MEMBERSHIP_INDEX: &str = "membership_index";
 const ROW_MEMBERSHIP_TERM: &str = "membership_term";
-const ROW_CLUSTER: &str = "cluster_id";
 const ROW_VACUUM_INDEX: &str = "vacuum_index";
 const ROW_VACUUM_TERM: &str = "vacuum_term";
 const ROW_VACUUM_COOKIE: &str = "vacuum_cookie";
@@ -58,8 +58,6 @@ pub struct StoredState {
     pub applied: Option<EntryId>,
     /// The membership, opaque, and the entry it came with.
     pub membership: Option<(EntryId, Vec<u8>)>,
-    /// The cluster's id.
-    pub cluster_id: Option<u64>,
     /// A VACUUM announced and not confirmed.
     pub pending_vacuum: Option<PendingVacuum>,
 }
@@ -184,7 +182,6 @@ impl Rows {
         Ok(StoredState {
             applied: self.id(ROW_APPLIED_TERM, ROW_APPLIED_INDEX)?,
             membership,
-            cluster_id: self.number(ROW_CLUSTER)?.map(i64::cast_unsigned),
             pending_vacuum,
         })
     }
@@ -208,7 +205,6 @@ pub(crate) fn read_applied(connection: &Connection) -> Result<Option<EntryId>, S
 /// pass the authorizer, which must allow the engine's own steps.
 #[derive(Debug)]
 pub(crate) struct State {
-    set_index: Prepared,
     put: Prepared,
     delete: Prepared,
     cookie: Prepared,
@@ -222,13 +218,13 @@ impl State {
     /// # Errors
     /// What SQLite says.
     pub(crate) fn new(writer: &Connection) -> Result<Self, SqliteError> {
-        let set_index =
-            format!("UPDATE {STATE_TABLE} SET value = ?1 WHERE name = '{ROW_APPLIED_INDEX}'");
         Ok(Self {
-            set_index: Prepared::internal(writer, &set_index)?,
             put: Prepared::internal(
                 writer,
-                &format!("INSERT OR REPLACE INTO {STATE_TABLE} VALUES (?1, ?2)"),
+                &format!(
+                    "INSERT INTO {STATE_TABLE} VALUES (?1, ?2) ON CONFLICT (name)
+                     DO UPDATE SET value = excluded.value WHERE value IS NOT excluded.value"
+                ),
             )?,
             delete: Prepared::internal(
                 writer,
@@ -244,12 +240,11 @@ impl State {
     /// # Errors
     /// A failure of this node.
     pub(crate) fn set_applied(&mut self, id: EntryId) -> Result<(), SqliteError> {
-        if self.stored_term == Some(id.term) {
-            return run(&mut self.set_index, &[number(id.index)]);
-        }
         self.put(ROW_APPLIED_INDEX, number(id.index))?;
-        self.put(ROW_APPLIED_TERM, number(id.term))?;
-        self.stored_term = Some(id.term);
+        if self.stored_term != Some(id.term) {
+            self.put(ROW_APPLIED_TERM, number(id.term))?;
+            self.stored_term = Some(id.term);
+        }
         Ok(())
     }
 
@@ -288,14 +283,6 @@ impl State {
         Ok(())
     }
 
-    /// Records the cluster's id.
-    ///
-    /// # Errors
-    /// A failure of this node.
-    pub(crate) fn set_cluster_id(&mut self, id: u64) -> Result<(), SqliteError> {
-        self.put(ROW_CLUSTER, number(id))
-    }
-
     /// The schema cookie as the running transaction sees it.
     ///
     /// # Errors
@@ -310,6 +297,9 @@ impl State {
         Ok(cookie)
     }
 
+    /// A row that is there already is overwritten in place, and one with the same value not touched:
+    /// how a row comes to its value must not show in the page, because whether this is called at all
+    /// may depend on when the database was opened.
     fn put(&mut self, name: &str, value: ValueRef<'_>) -> Result<(), SqliteError> {
         run(&mut self.put, &[ValueRef::Text(name.as_bytes()), value])
     }

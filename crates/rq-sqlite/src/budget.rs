@@ -1,0 +1,181 @@
+//! What one request may use up: VM steps of each statement, pages added to the database.
+//!
+//! Both limits end a statement at the same place on every node, because they count what the
+//! statement does and never time. Steps are counted by SQLite's progress handler, which looks every
+//! [`STEP_QUANTUM`] steps of a statement. Pages are limited by `max_page_count`, which must lie a
+//! budget above the page count when the request begins. Setting it costs a compilation, so for most
+//! entries it is left at a lower value from before, a *guard*: whoever runs into the guard runs the
+//! entry again with the exact limits, so that guards, which depend on the connection's history,
+//! never decide anything.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+use rq_sql::{ErrorKind, Origin, SqlError};
+use rusqlite::Connection;
+
+use crate::error::SqliteError;
+
+/// Steps between two looks of the progress handler. A budget of steps takes effect at the first
+/// look beyond it, so it is rounded up to the next multiple.
+pub(crate) const STEP_QUANTUM: u64 = 1000;
+
+/// SQLite's own upper bound of `max_page_count`.
+const PAGES_UNLIMITED: u64 = 4_294_967_294;
+
+/// Counts the steps of the running statement.
+///
+/// Steps of statements that virtual tables (FTS, R*Tree) run beneath a client's statement count
+/// too; their number may differ by what those tables have cached. A statement over a virtual table
+/// that needs nearly exactly its budget is therefore a known corner of determinism.
+#[derive(Debug, Default)]
+pub(crate) struct StepBudget {
+    armed: AtomicBool,
+    exceeded: AtomicBool,
+    looks_left: AtomicU64,
+}
+
+impl StepBudget {
+    /// Installs the progress handler of `writer`. Nothing is limited until [`arm`](Self::arm).
+    ///
+    /// # Errors
+    /// SQLite without memory.
+    pub(crate) fn install(writer: &mut Connection) -> Result<Arc<Self>, SqliteError> {
+        let budget = Arc::new(Self::default());
+        let handler = Arc::clone(&budget);
+        let quantum = i32::try_from(STEP_QUANTUM).expect("the quantum is small");
+        writer.progress_handler(quantum, Some(move || handler.look()))?;
+        Ok(budget)
+    }
+
+    /// Limits the statement that is about to run, whose step counter must be 0; 0 is no limit.
+    pub(crate) fn arm(&self, steps: u64) {
+        self.exceeded.store(false, Ordering::Relaxed);
+        self.looks_left.store(steps.div_ceil(STEP_QUANTUM), Ordering::Relaxed);
+        self.armed.store(steps > 0, Ordering::Relaxed);
+    }
+
+    /// Limits nothing any more, and says whether the limit was exceeded.
+    pub(crate) fn disarm(&self) -> bool {
+        self.armed.store(false, Ordering::Relaxed);
+        self.exceeded.load(Ordering::Relaxed)
+    }
+
+    /// Whether the statement must end. One thread at a time uses the connection, so loading and
+    /// storing need not be one operation.
+    fn look(&self) -> bool {
+        if !self.armed.load(Ordering::Relaxed) {
+            return false;
+        }
+        let left = self.looks_left.load(Ordering::Relaxed);
+        if left == 0 {
+            self.exceeded.store(true, Ordering::Relaxed);
+            return true;
+        }
+        self.looks_left.store(left - 1, Ordering::Relaxed);
+        false
+    }
+}
+
+/// Keeps `max_page_count` of the writer where it must be.
+#[derive(Debug)]
+pub(crate) struct PageLimit {
+    /// What the connection's `max_page_count` is.
+    current: u64,
+}
+
+impl PageLimit {
+    /// Of a connection on which it was never set.
+    pub(crate) fn new() -> Self {
+        Self { current: PAGES_UNLIMITED }
+    }
+
+    /// Before an entry whose requests may each add `budget` pages to at least `pages`: makes sure
+    /// that the limit is not above what any of them may reach.
+    ///
+    /// # Errors
+    /// A failure of this node.
+    pub(crate) fn guard(
+        &mut self,
+        writer: &Connection,
+        pages: u64,
+        budget: u64,
+    ) -> Result<(), SqliteError> {
+        if budget == 0 {
+            return self.lift(writer);
+        }
+        let allowed = pages.saturating_add(budget);
+        if self.current <= allowed && self.current > pages.saturating_add(budget / 2) {
+            return Ok(());
+        }
+        self.set(writer, allowed)
+    }
+
+    /// Takes the limit away.
+    ///
+    /// # Errors
+    /// A failure of this node.
+    pub(crate) fn lift(&mut self, writer: &Connection) -> Result<(), SqliteError> {
+        self.set(writer, PAGES_UNLIMITED)
+    }
+
+    /// Sets the limit.
+    ///
+    /// # Errors
+    /// A failure of this node.
+    pub(crate) fn set(&mut self, writer: &Connection, limit: u64) -> Result<(), SqliteError> {
+        let limit = limit.min(PAGES_UNLIMITED);
+        if limit != self.current {
+            writer.execute_batch(&format!("PRAGMA max_page_count={limit}"))?;
+            self.current = limit;
+        }
+        Ok(())
+    }
+}
+
+/// The failure of a statement that used more steps than it may.
+pub(crate) fn steps_exceeded(steps: u64, origin: Origin) -> SqlError {
+    let message = format!(
+        "statement stopped: it needs more than {steps} steps, the limit of one statement's work"
+    );
+    SqlError { kind: ErrorKind::Budget, message, origin }
+}
+
+/// The failure of a statement that SQLite ended with `SQLITE_FULL` although the disk is not full.
+pub(crate) fn pages_exceeded(pages: u64, origin: Origin) -> SqlError {
+    let message = format!(
+        "database or disk is full: the request would add more than {pages} pages, its limit \
+         (or the table has no rowid left)"
+    );
+    SqlError { kind: ErrorKind::Budget, message, origin }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn looks_until_stopped(steps: u64) -> u64 {
+        let budget = StepBudget::default();
+        budget.arm(steps);
+        (1..).find(|_| budget.look()).unwrap()
+    }
+
+    #[test]
+    fn a_statement_is_stopped_at_the_first_look_beyond_its_steps() {
+        assert_eq!(looks_until_stopped(1), 2);
+        assert_eq!(looks_until_stopped(STEP_QUANTUM), 2);
+        assert_eq!(looks_until_stopped(STEP_QUANTUM + 1), 3);
+    }
+
+    #[test]
+    fn without_a_limit_or_disarmed_nothing_is_stopped() {
+        let budget = StepBudget::default();
+        budget.arm(0);
+        assert!((0..1000).all(|_| !budget.look()));
+        budget.arm(1);
+        assert!(!budget.disarm());
+        assert!((0..1000).all(|_| !budget.look()));
+    }
+}

@@ -1,0 +1,93 @@
+//! What the authorizer saw while a statement was compiled: enough to know how it must be run.
+//!
+//! SQLite has parsed the text when it asks the authorizer, so these are facts about the statement,
+//! not guesses about its text. Only what the client wrote itself counts here, not what triggers and
+//! foreign keys do on its behalf, unless a field says otherwise.
+
+/// Facts about one compiled statement.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Facts {
+    /// It controls transactions; it is never run, but mapped on savepoints of the entry.
+    pub(crate) control: Option<Control>,
+    /// It sets something that lasts until the end of the request; it is never run as it is.
+    pub(crate) setting: Option<Setting>,
+    /// The table or view it inserts into.
+    pub(crate) insert: Option<Insert>,
+    /// It updates rows; an upsert both inserts and updates.
+    pub(crate) updates: bool,
+    /// It deletes rows.
+    pub(crate) deletes: bool,
+    /// It changes the schema, or what a connection remembers of it besides the file's content:
+    /// definitions, and the planner's statistics (these also through triggers).
+    pub(crate) schema: Schema,
+    /// It is a PRAGMA that SQLite runs.
+    pub(crate) is_pragma: bool,
+    /// It may make the database smaller, so that page limits taken before it are void.
+    pub(crate) shrinks: bool,
+}
+
+/// What a statement does to the schema.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Schema {
+    /// Nothing.
+    #[default]
+    Untouched,
+    /// It writes rows of the statistics tables.
+    Statistics,
+    /// It creates, drops, alters, analyzes or reindexes something.
+    Definition,
+}
+
+/// The target of an INSERT.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Insert {
+    /// Its name, as the schema spells it.
+    pub(crate) table: String,
+    /// Whether its rows have rowids, so that an insert sets `last_insert_rowid()`: neither a view
+    /// nor a WITHOUT ROWID table.
+    pub(crate) has_rowids: bool,
+}
+
+/// A statement that controls transactions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Control {
+    /// BEGIN, of any kind.
+    Begin,
+    /// COMMIT or END.
+    Commit,
+    /// ROLLBACK of the whole transaction.
+    Rollback,
+    /// SAVEPOINT with its name.
+    Savepoint(String),
+    /// RELEASE of the savepoint named.
+    Release(String),
+    /// ROLLBACK TO the savepoint named.
+    RollbackTo(String),
+}
+
+/// A PRAGMA that lasts until the end of the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Setting {
+    /// `foreign_keys`.
+    ForeignKeys(bool),
+    /// `defer_foreign_keys`.
+    DeferForeignKeys(bool),
+}
+
+impl Facts {
+    /// Whether it is an INSERT, REPLACE, UPDATE or DELETE, which count the rows they touch.
+    pub(crate) fn counts_rows(&self) -> bool {
+        self.schema != Schema::Definition && (self.insert.is_some() || self.updates || self.deletes)
+    }
+
+    /// Whether it is an INSERT with an ON CONFLICT DO UPDATE clause (or one whose REPLACE may update
+    /// through a foreign key action), so that changed rows need not be inserted ones.
+    pub(crate) fn may_update_instead(&self) -> bool {
+        self.insert.is_some() && self.updates
+    }
+
+    /// Raises what is known about the schema.
+    pub(crate) fn touch(&mut self, schema: Schema) {
+        self.schema = self.schema.max(schema);
+    }
+}

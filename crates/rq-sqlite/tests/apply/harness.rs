@@ -1,0 +1,158 @@
+//! Entries by the handful, and engines to feed them to.
+
+use rq_sql::{Outcome, Statement};
+use rq_sqlite::{
+    Applied, ApplyError, Budget, Database, Entry, EntryId, Image, Maintenance, Mode, Operation,
+    Options, Request, Settings, WriterOptions,
+};
+use tempfile::TempDir;
+
+/// An operation that owns what it does.
+#[derive(Clone, Debug)]
+pub(crate) enum Work {
+    Blank,
+    Membership(Vec<u8>),
+    Batch(Vec<Request>),
+    Maintenance(Maintenance),
+}
+
+/// All of an entry but its place.
+#[derive(Clone, Debug)]
+pub(crate) struct Item {
+    pub(crate) clock_ms: i64,
+    pub(crate) seed: [u8; 16],
+    pub(crate) settings: Settings,
+    pub(crate) work: Work,
+}
+
+impl Item {
+    /// Work at a fixed time, without limits.
+    pub(crate) fn new(work: Work) -> Self {
+        Self { clock_ms: 1_700_000_000_000, seed: [7; 16], settings: UNLIMITED, work }
+    }
+
+    pub(crate) fn requests(requests: Vec<Request>) -> Self {
+        Self::new(Work::Batch(requests))
+    }
+}
+
+pub(crate) const UNLIMITED: Settings =
+    Settings { foreign_keys: false, budget: Budget { steps: 0, pages: 0 } };
+
+/// A database in a directory of its own, with the index of the next entry.
+pub(crate) struct Engine {
+    directory: TempDir,
+    parts: Option<Database>,
+    pub(crate) next_index: u64,
+    options: WriterOptions,
+}
+
+impl Engine {
+    pub(crate) fn new() -> Self {
+        Self::with(WriterOptions::default())
+    }
+
+    pub(crate) fn with(options: WriterOptions) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut engine = Self { directory, parts: None, next_index: 1, options };
+        engine.reopen();
+        engine
+    }
+
+    pub(crate) fn database_options(&self) -> Options {
+        let path = self.directory.path();
+        Options::new(path.join("db.sqlite"), path.join("scratch"))
+    }
+
+    pub(crate) fn path(&self) -> std::path::PathBuf {
+        self.directory.path().join("db.sqlite")
+    }
+
+    /// Closes the database and opens it again.
+    pub(crate) fn reopen(&mut self) {
+        self.reopen_with(&self.database_options());
+    }
+
+    pub(crate) fn reopen_with(&mut self, options: &Options) {
+        self.close();
+        let parts = Database::open(options, self.options).unwrap();
+        self.next_index = parts.writer.applied().map_or(1, |id| id.index + 1);
+        self.parts = Some(parts);
+    }
+
+    pub(crate) fn close(&mut self) {
+        self.parts = None;
+    }
+
+    pub(crate) fn parts(&mut self) -> &mut Database {
+        self.parts.as_mut().unwrap()
+    }
+
+    pub(crate) fn try_apply(
+        &mut self,
+        item: &Item,
+        wants_results: bool,
+    ) -> Result<Applied, ApplyError> {
+        let entry = Entry {
+            id: EntryId { term: 1 + self.next_index / 100, index: self.next_index },
+            clock_ms: item.clock_ms,
+            seed: item.seed,
+            settings: item.settings,
+            operation: match &item.work {
+                Work::Blank => Operation::Blank,
+                Work::Membership(bytes) => Operation::Membership(bytes),
+                Work::Batch(requests) => Operation::Batch(requests),
+                Work::Maintenance(maintenance) => Operation::Maintenance(maintenance),
+            },
+        };
+        let applied = self.parts().writer.apply(&entry, wants_results)?;
+        self.next_index += 1;
+        Ok(applied)
+    }
+
+    pub(crate) fn apply(&mut self, item: &Item) -> Applied {
+        self.try_apply(item, true).unwrap()
+    }
+
+    /// Applies an entry of one request and returns its outcomes.
+    pub(crate) fn run(&mut self, request: Request) -> Vec<Outcome> {
+        let mut applied = self.apply(&Item::requests(vec![request]));
+        let outcome = applied.requests.remove(0);
+        assert_eq!(outcome.error, None);
+        outcome.results.into_iter().map(|result| result.outcome).collect()
+    }
+
+    /// Applies statements that must succeed.
+    pub(crate) fn execute(&mut self, statements: &[&str]) {
+        for outcome in self.run(execute(statements)) {
+            assert!(!matches!(outcome, Outcome::Error(_)), "{statements:?}: {outcome:?}");
+        }
+    }
+
+    pub(crate) fn image(&mut self) -> Image {
+        self.parts().checkpointer.image().unwrap()
+    }
+
+    /// Folds the WAL back completely, if it can be done now.
+    pub(crate) fn checkpoint(&mut self) {
+        let parts = self.parts();
+        parts.checkpointer.fold().unwrap();
+        parts.writer.finish_checkpoint().unwrap();
+    }
+}
+
+pub(crate) fn execute(statements: &[&str]) -> Request {
+    Request {
+        mode: Mode::Execute,
+        transaction: false,
+        statements: statements.iter().map(|sql| Statement::new(*sql)).collect(),
+    }
+}
+
+pub(crate) fn transaction(statements: &[&str]) -> Request {
+    Request { transaction: true, ..execute(statements) }
+}
+
+pub(crate) fn unified(statements: &[&str]) -> Request {
+    Request { mode: Mode::Unified, ..execute(statements) }
+}

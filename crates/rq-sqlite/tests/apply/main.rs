@@ -1,0 +1,8 @@
+//! What applying entries does: scripts that show each row of the design's lists, failures of the
+//! node, and a proof that engines which are fed equal entries hold equal images.
+
+mod determinism;
+mod faults;
+mod harness;
+mod scripts;
+mod speed;
