@@ -179,16 +179,15 @@ fn judge_running(context: &AuthContext<'_>, facts: &mut Facts) -> Result<Authori
     Ok(Authorization::Allow)
 }
 
-/// Judges what is refused in whatever connection.
+/// Judges what is refused to the client's statement and to what virtual tables compile for it.
 fn judge_common(context: &AuthContext<'_>) -> Result<(), String> {
-    let name = |kind: &str, name: &str| {
-        Err(format!("temporary {kind} {name}: it would exist on one connection of one node"))
-    };
+    if let Some((kind, name)) = created(&context.action)
+        && (kind.starts_with("temporary") || is_temporary(context))
+    {
+        let kind = kind.trim_start_matches("temporary ");
+        return Err(format!("temporary {kind} {name}: it would exist on one node only"));
+    }
     match context.action {
-        AuthAction::CreateTempTable { table_name } => name("table", table_name),
-        AuthAction::CreateTempIndex { index_name, .. } => name("index", index_name),
-        AuthAction::CreateTempTrigger { trigger_name, .. } => name("trigger", trigger_name),
-        AuthAction::CreateTempView { view_name } => name("view", view_name),
         AuthAction::Attach { .. } => Err("ATTACH: the database is one replicated file".to_owned()),
         AuthAction::Detach { .. } => Err("DETACH: the database is one replicated file".to_owned()),
         AuthAction::Insert { table_name }
@@ -196,13 +195,7 @@ fn judge_common(context: &AuthContext<'_>) -> Result<(), String> {
         | AuthAction::Delete { table_name } => check_write(table_name),
         AuthAction::Read { table_name, .. } => check_read(table_name, context.accessor),
         AuthAction::Function { function_name } => check_function(function_name),
-        AuthAction::CreateVtable { table_name, module_name } => {
-            if context.database_name.is_some_and(|name| name.eq_ignore_ascii_case("temp")) {
-                return name("virtual table", table_name);
-            }
-            if is_among(MODULES, module_name) {
-                return Ok(());
-            }
+        AuthAction::CreateVtable { module_name, .. } if !is_among(MODULES, module_name) => {
             Err(format!("virtual tables of module {module_name}"))
         }
         AuthAction::Unknown { code, .. } => {
@@ -210,6 +203,27 @@ fn judge_common(context: &AuthContext<'_>) -> Result<(), String> {
         }
         _ => Ok(()),
     }
+}
+
+/// What kind of object is created under which name.
+fn created<'a>(action: &AuthAction<'a>) -> Option<(&'static str, &'a str)> {
+    Some(match *action {
+        AuthAction::CreateIndex { index_name, .. } => ("index", index_name),
+        AuthAction::CreateTable { table_name } => ("table", table_name),
+        AuthAction::CreateTrigger { trigger_name, .. } => ("trigger", trigger_name),
+        AuthAction::CreateView { view_name } => ("view", view_name),
+        AuthAction::CreateVtable { table_name, .. } => ("virtual table", table_name),
+        AuthAction::CreateTempIndex { index_name, .. } => ("temporary index", index_name),
+        AuthAction::CreateTempTable { table_name } => ("temporary table", table_name),
+        AuthAction::CreateTempTrigger { trigger_name, .. } => ("temporary trigger", trigger_name),
+        AuthAction::CreateTempView { view_name } => ("temporary view", view_name),
+        _ => return None,
+    })
+}
+
+/// `CREATE TABLE temp.x` makes a temporary table as well.
+fn is_temporary(context: &AuthContext<'_>) -> bool {
+    context.database_name.is_some_and(|name| name.eq_ignore_ascii_case("temp"))
 }
 
 fn check_write(table: &str) -> Result<(), String> {

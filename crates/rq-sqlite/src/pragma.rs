@@ -38,7 +38,7 @@ enum Use {
 const FIXED: &str = "it is a fixed setting of the engine";
 const VACUUM_ONLY: &str = "it is a parameter of VACUUM maintenance, not a statement";
 const OF_THIS_NODE: &str = "its answer would be that of one node";
-const NOT_REPLICATED: &str = "it would change the connection of one node";
+const UNKNOWN: &str = "it is not among those allowed on a replicated database";
 
 /// In alphabetical order within each group.
 const TABLE: &[(&str, Use)] = &[
@@ -85,7 +85,7 @@ const FOR_VIRTUAL_TABLES: &[&str] = &["data_version", "page_size"];
 /// Decides about `PRAGMA name` or, with a value, `PRAGMA name = value` and `PRAGMA name(value)`.
 pub(crate) fn judge(name: &str, value: Option<&str>) -> Verdict {
     let known = TABLE.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
-    let Some((_, usage)) = known else { return Verdict::Refused(NOT_REPLICATED) };
+    let Some((_, usage)) = known else { return Verdict::Refused(UNKNOWN) };
     match (usage, value) {
         (Use::Reads | Use::ReadsAndSets, _)
         | (Use::ReadsValue(_) | Use::UntilRequestEnds(_), None) => Verdict::Run,
