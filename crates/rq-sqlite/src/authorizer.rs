@@ -143,7 +143,7 @@ fn judge_client(context: &AuthContext<'_>, facts: &mut Facts) -> Result<Authoriz
             }
         }
         AuthAction::Insert { table_name } if context.accessor.is_none() => {
-            check_write(table_name)?;
+            judge_common(context)?;
             // A statement inserts into one table; what follows are foreign key actions.
             facts
                 .insert
@@ -181,15 +181,14 @@ fn judge_running(context: &AuthContext<'_>, facts: &mut Facts) -> Result<Authori
 
 /// Judges what is refused to the client's statement and to what virtual tables compile for it.
 fn judge_common(context: &AuthContext<'_>) -> Result<(), String> {
-    if let Some((kind, name)) = created(&context.action)
-        && (kind.starts_with("temporary") || is_temporary(context))
-    {
-        let kind = kind.trim_start_matches("temporary ");
-        return Err(format!("temporary {kind} {name}: it would exist on one node only"));
-    }
     match context.action {
         AuthAction::Attach { .. } => Err("ATTACH: the database is one replicated file".to_owned()),
         AuthAction::Detach { .. } => Err("DETACH: the database is one replicated file".to_owned()),
+        // However it is spelled, and whatever SQLite asks for else (for `CREATE TRIGGER temp.x` it
+        // asks as for one of the main database), the object is written into the temporary schema.
+        AuthAction::Insert { .. } if is_temporary(context) => {
+            Err("a temporary object: it would exist on one node only".to_owned())
+        }
         AuthAction::Insert { table_name }
         | AuthAction::Update { table_name, .. }
         | AuthAction::Delete { table_name } => check_write(table_name),
@@ -205,23 +204,7 @@ fn judge_common(context: &AuthContext<'_>) -> Result<(), String> {
     }
 }
 
-/// What kind of object is created under which name.
-fn created<'a>(action: &AuthAction<'a>) -> Option<(&'static str, &'a str)> {
-    Some(match *action {
-        AuthAction::CreateIndex { index_name, .. } => ("index", index_name),
-        AuthAction::CreateTable { table_name } => ("table", table_name),
-        AuthAction::CreateTrigger { trigger_name, .. } => ("trigger", trigger_name),
-        AuthAction::CreateView { view_name } => ("view", view_name),
-        AuthAction::CreateVtable { table_name, .. } => ("virtual table", table_name),
-        AuthAction::CreateTempIndex { index_name, .. } => ("temporary index", index_name),
-        AuthAction::CreateTempTable { table_name } => ("temporary table", table_name),
-        AuthAction::CreateTempTrigger { trigger_name, .. } => ("temporary trigger", trigger_name),
-        AuthAction::CreateTempView { view_name } => ("temporary view", view_name),
-        _ => return None,
-    })
-}
-
-/// `CREATE TABLE temp.x` makes a temporary table as well.
+/// Whether the temporary database of the connection is meant.
 fn is_temporary(context: &AuthContext<'_>) -> bool {
     context.database_name.is_some_and(|name| name.eq_ignore_ascii_case("temp"))
 }
