@@ -22,17 +22,17 @@ pub(crate) async fn sql(call: &mut Call<'_>) -> Reply {
             Err(refusal) => return refusal,
         }
     };
-    match analyze(call, &statements) {
+    match analyze(call, &statements).await {
         Ok(body) => Reply::json(body),
         Err(error) => error::in_json(call, &error),
     }
 }
 
-fn analyze(call: &Call<'_>, statements: &[Statement]) -> Result<String, Error> {
+async fn analyze(call: &Call<'_>, statements: &[Statement]) -> Result<String, Error> {
     let node = call.service.node()?;
     let mut results = Vec::with_capacity(statements.len());
     for statement in statements {
-        results.push(match node.check(&statement.sql)? {
+        results.push(match node.check(&statement.sql).await? {
             None => json!({ "original": statement.sql, "rewritten": statement.sql }),
             Some(message) => json!({ "original": statement.sql, "error": message }),
         });

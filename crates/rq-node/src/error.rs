@@ -139,10 +139,22 @@ impl Error {
 pub enum OpenError {
     /// The data directory, its lock or its identity.
     #[error(transparent)]
-    Storage(#[from] rq_storage::OpenError),
+    Storage(#[from] rq_storage::Error),
     /// The database file.
     #[error(transparent)]
     Database(#[from] rq_sqlite::OpenError),
+    /// The parts of the data directory do not belong together.
+    #[error(
+        "the parts of {} do not belong together: {doubt}. A node must not go on under its old number \
+         then. Bring the missing or replaced files back, or start with an empty data directory",
+        directory.display()
+    )]
+    Doubtful {
+        /// The data directory.
+        directory: std::path::PathBuf,
+        /// What is wrong.
+        doubt: String,
+    },
     /// The Raft log holds something this program cannot have written.
     #[error("raft log: {0}")]
     Log(String),

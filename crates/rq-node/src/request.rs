@@ -26,7 +26,7 @@ pub struct Written {
 }
 
 /// A read: `/db/query`; or a request of mixed statements: `/db/request`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Read {
     /// The statement strings, none empty.
     pub statements: Vec<Statement>,

@@ -1,0 +1,335 @@
+//! The batcher: packs all writes that wait at this moment into one log entry.
+//!
+//! While one batch is being appended and replicated the next one collects, so the size of a batch
+//! adapts to the load: alone, a request waits for nobody; with 64 clients one fsync serves dozens.
+//! Up to [`PIPELINE_DEPTH`] entries are under way at once; their order is their order.
+//!
+//! # The walk of a write
+//! 1. [`Batcher::propose`] waits for room in the backlog (bounded by bytes) and queues the request.
+//! 2. The batcher's task takes the first request waiting, waits for a place in the pipeline, takes
+//!    whatever else has come by then up to [`BATCH_REQUESTS_MAX`] and [`BATCH_BYTES_MAX`], drops those
+//!    whose time is up, stamps the rest and proposes the entry.
+//! 3. The applier answers: each request gets its own outcome.
+//!
+//! Requests that are known to end the transaction of their whole entry go alone, and so does maintenance.
+//!
+//! # Invariants
+//! - A request is in at most one entry: nothing is ever proposed twice.
+//! - A request that fails before it is proposed was not done; one whose answer is lost afterwards is
+//!   *outcome unknown*.
+
+use std::{
+    collections::HashSet,
+    hash::{BuildHasher as _, Hasher as _, RandomState},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use rq_sqlite::{Applied, Maintenance, Request, RequestOutcome};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    time::Instant,
+};
+
+use crate::{
+    Error,
+    command::{Stamper, Work},
+    metrics::Metrics,
+    progress::lock,
+    raft::consensus::Consensus,
+};
+
+/// Entries under way at once.
+const PIPELINE_DEPTH: usize = 4;
+/// Requests in one entry at most; more go into the next.
+const BATCH_REQUESTS_MAX: usize = 1024;
+/// Estimated bytes of one entry at most, unless a single request is larger.
+const BATCH_BYTES_MAX: usize = 1024 * 1024;
+/// The backlog is counted in units of this many bytes.
+const BACKLOG_UNIT_BYTES: usize = 256;
+/// Statement texts remembered as disruptive; beyond it the memory starts over.
+const DISRUPTIVE_MAX: usize = 4096;
+
+/// The handle. See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Batcher {
+    queue: mpsc::UnboundedSender<Proposal>,
+    backlog: Arc<Semaphore>,
+    backlog_units: u32,
+    enqueue_timeout: Duration,
+}
+
+/// What waits to be proposed.
+struct Proposal {
+    item: Item,
+    bytes: usize,
+    /// When its client no longer wants it to be proposed.
+    deadline: Option<Instant>,
+    answer: oneshot::Sender<Result<Proposed, Error>>,
+    room: OwnedSemaphorePermit,
+}
+
+enum Item {
+    Request(Request),
+    Maintenance(Maintenance),
+}
+
+/// The end of a proposal.
+#[derive(Debug)]
+pub(crate) struct Proposed {
+    /// What the request gave.
+    pub(crate) outcome: RequestOutcome,
+    /// The index of its entry.
+    pub(crate) index: u64,
+}
+
+impl Batcher {
+    /// Starts the batcher's task.
+    pub(crate) fn start(
+        consensus: Consensus,
+        stamper: Stamper,
+        metrics: Arc<Metrics>,
+        backlog_bytes_max: u64,
+        enqueue_timeout: Duration,
+    ) -> Self {
+        let (queue, waiting) = mpsc::unbounded_channel();
+        let units = usize::try_from(backlog_bytes_max).unwrap_or(usize::MAX) / BACKLOG_UNIT_BYTES;
+        let backlog_units = u32::try_from(units.clamp(1, 1 << 28)).unwrap_or(1 << 28);
+        let backlog = Arc::new(Semaphore::new(backlog_units as usize));
+        let task = Task {
+            waiting,
+            consensus,
+            stamper,
+            metrics,
+            pipeline: Arc::new(Semaphore::new(PIPELINE_DEPTH)),
+            disruptive: Arc::new(Mutex::new(Disruptive::default())),
+        };
+        tokio::spawn(task.run());
+        Self { queue, backlog, backlog_units, enqueue_timeout }
+    }
+
+    /// Proposes a request and waits for its outcome.
+    ///
+    /// # Errors
+    /// See [`Error`]; [`Error::outcome`] says whether it may have been done.
+    pub(crate) async fn propose(
+        &self,
+        request: Request,
+        timeout: Option<Duration>,
+    ) -> Result<Proposed, Error> {
+        let bytes = estimate(&request);
+        self.submit(Item::Request(request), bytes, timeout).await
+    }
+
+    /// Proposes maintenance and waits for its outcome.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub(crate) async fn maintain(&self, maintenance: Maintenance) -> Result<Proposed, Error> {
+        self.submit(Item::Maintenance(maintenance), BACKLOG_UNIT_BYTES, None).await
+    }
+
+    async fn submit(
+        &self,
+        item: Item,
+        bytes: usize,
+        timeout: Option<Duration>,
+    ) -> Result<Proposed, Error> {
+        let deadline = timeout.map(|timeout| Instant::now() + timeout);
+        let units = u32::try_from(bytes / BACKLOG_UNIT_BYTES + 1).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.backlog).acquire_many_owned(units.min(self.backlog_units));
+        let patience =
+            timeout.map_or(self.enqueue_timeout, |timeout| timeout.min(self.enqueue_timeout));
+        let room = match tokio::time::timeout(patience, room).await {
+            Ok(Ok(room)) => room,
+            Ok(Err(_)) => return Err(Error::ShuttingDown),
+            Err(_) if patience < self.enqueue_timeout => return Err(Error::DeadlineExceeded),
+            Err(_) => return Err(Error::EnqueueTimeout),
+        };
+        let (answer, outcome) = oneshot::channel();
+        let proposal = Proposal { item, bytes, deadline, answer, room };
+        self.queue.send(proposal).map_err(|_| Error::ShuttingDown)?;
+        outcome.await.unwrap_or_else(|_| {
+            Err(Error::OutcomeUnknown("the node stopped while the write was under way".to_owned()))
+        })
+    }
+}
+
+/// A rough count of a request's encoded bytes.
+fn estimate(request: &Request) -> usize {
+    let statement = |statement: &rq_sql::Statement| {
+        let values: usize = statement
+            .parameters
+            .iter()
+            .map(|parameter| match &parameter.value {
+                rq_sql::Value::Text(bytes) | rq_sql::Value::Blob(bytes) => bytes.len() + 8,
+                _ => 12,
+            })
+            .sum();
+        statement.sql.len() + values + 8
+    };
+    request.statements.iter().map(statement).sum::<usize>() + 8
+}
+
+struct Task {
+    waiting: mpsc::UnboundedReceiver<Proposal>,
+    consensus: Consensus,
+    stamper: Stamper,
+    metrics: Arc<Metrics>,
+    pipeline: Arc<Semaphore>,
+    disruptive: Arc<Mutex<Disruptive>>,
+}
+
+impl Task {
+    async fn run(mut self) {
+        let mut next = None;
+        loop {
+            let first = match next.take() {
+                Some(proposal) => proposal,
+                None => match self.waiting.recv().await {
+                    Some(proposal) => proposal,
+                    None => return,
+                },
+            };
+            // Waiting for a place lets the batch grow: this is where it adapts to the load.
+            let Ok(place) = Arc::clone(&self.pipeline).acquire_owned().await else { return };
+            let batch = self.collect(first, &mut next);
+            self.send(batch, place).await;
+        }
+    }
+
+    /// Takes what waits and may share an entry with `first`; what may not is left in `next`.
+    fn collect(&mut self, first: Proposal, next: &mut Option<Proposal>) -> Vec<Proposal> {
+        let mut bytes = first.bytes;
+        let alone = self.goes_alone(&first);
+        let mut batch = vec![first];
+        while !alone && batch.len() < BATCH_REQUESTS_MAX && bytes < BATCH_BYTES_MAX {
+            let Ok(proposal) = self.waiting.try_recv() else { break };
+            if bytes + proposal.bytes > BATCH_BYTES_MAX || self.goes_alone(&proposal) {
+                *next = Some(proposal);
+                break;
+            }
+            bytes += proposal.bytes;
+            batch.push(proposal);
+        }
+        batch
+    }
+
+    fn goes_alone(&self, proposal: &Proposal) -> bool {
+        match &proposal.item {
+            Item::Maintenance(_) => true,
+            Item::Request(request) => lock(&self.disruptive).contains(request),
+        }
+    }
+
+    async fn send(&self, batch: Vec<Proposal>, place: OwnedSemaphorePermit) {
+        let now = Instant::now();
+        let mut requests = Vec::with_capacity(batch.len());
+        let mut answers = Vec::with_capacity(batch.len());
+        let mut work = None;
+        for Proposal { item, deadline, answer, room, .. } in batch {
+            drop(room);
+            if deadline.is_some_and(|deadline| deadline <= now) {
+                // The client may have gone as well.
+                drop(answer.send(Err(Error::DeadlineExceeded)));
+                continue;
+            }
+            match item {
+                Item::Request(request) => requests.push(request),
+                Item::Maintenance(maintenance) => work = Some(Work::Maintenance(maintenance)),
+            }
+            answers.push(answer);
+        }
+        if answers.is_empty() {
+            return;
+        }
+        self.metrics.batches.add(1);
+        self.metrics.batched_requests.add(answers.len() as u64);
+        let payload = self.stamper.stamp(work.unwrap_or(Work::Batch(requests)));
+        let learn = Learn { command: payload.command().ok(), memory: Arc::clone(&self.disruptive) };
+        self.consensus
+            .propose(payload, move |end| {
+                drop(place);
+                deliver(end, answers, &learn);
+            })
+            .await;
+    }
+}
+
+/// Gives each request of an entry its own answer.
+fn deliver(
+    end: Result<(Applied, u64), Error>,
+    answers: Vec<oneshot::Sender<Result<Proposed, Error>>>,
+    learn: &Learn,
+) {
+    match end {
+        Ok((Applied { requests }, index)) => {
+            debug_assert_eq!(requests.len(), answers.len(), "one outcome a request");
+            learn.from_outcomes(&requests);
+            for (answer, outcome) in answers.into_iter().zip(requests) {
+                // A client that has gone does not need its answer.
+                drop(answer.send(Ok(Proposed { outcome, index })));
+            }
+        }
+        Err(error) => {
+            for answer in answers {
+                drop(answer.send(Err(error.clone())));
+            }
+        }
+    }
+}
+
+/// Remembers the texts of statements whose requests ended their entry's transaction.
+struct Learn {
+    command: Option<Arc<crate::command::Command>>,
+    memory: Arc<Mutex<Disruptive>>,
+}
+
+impl Learn {
+    fn from_outcomes(&self, outcomes: &[RequestOutcome]) {
+        if outcomes.iter().all(|outcome| !outcome.disruptive) {
+            return;
+        }
+        let Some(requests) = self.command.as_ref().and_then(|command| command.requests()) else {
+            return;
+        };
+        let mut memory = lock(&self.memory);
+        for (request, _) in requests.iter().zip(outcomes).filter(|(_, outcome)| outcome.disruptive)
+        {
+            memory.insert(request);
+        }
+    }
+}
+
+/// Hashes of statement texts; a false match only costs a batch its company.
+#[derive(Default)]
+struct Disruptive {
+    hashes: HashSet<u64>,
+    hasher: RandomState,
+}
+
+impl Disruptive {
+    fn contains(&self, request: &Request) -> bool {
+        !self.hashes.is_empty()
+            && request
+                .statements
+                .iter()
+                .any(|statement| self.hashes.contains(&self.hash(&statement.sql)))
+    }
+
+    fn insert(&mut self, request: &Request) {
+        if self.hashes.len() >= DISRUPTIVE_MAX {
+            self.hashes.clear();
+        }
+        for statement in &request.statements {
+            let hash = self.hash(&statement.sql);
+            self.hashes.insert(hash);
+        }
+    }
+
+    fn hash(&self, sql: &str) -> u64 {
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write(sql.as_bytes());
+        hasher.finish()
+    }
+}

@@ -1,0 +1,115 @@
+//! What a node counts. The names under which `/debug/vars` shows them stand beside the counters.
+
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use crate::CounterMaps;
+
+/// A number that only grows, or holds the last observation.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self, amount: u64) {
+        self.0.fetch_add(amount, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// Keeps the greatest value.
+    pub(crate) fn raise(&self, value: u64) {
+        self.0.fetch_max(value, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> i64 {
+        i64::try_from(self.0.load(Ordering::Relaxed)).unwrap_or(i64::MAX)
+    }
+}
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $field:ident = $map:literal $key:literal;)*) => {
+        /// Everything a node counts.
+        #[derive(Debug, Default)]
+        pub(crate) struct Metrics { $($(#[$doc])* pub(crate) $field: Counter,)* }
+
+        impl Metrics {
+            /// All counters under the names of `/debug/vars`.
+            pub(crate) fn maps(&self) -> CounterMaps {
+                let mut maps: CounterMaps = BTreeMap::new();
+                $(maps.entry($map).or_default().insert($key, self.$field.get());)*
+                maps
+            }
+        }
+    };
+}
+
+counters! {
+    /// Execute requests run by the engine.
+    executions = "db" "executions";
+    /// Statements of writes that failed.
+    execution_errors = "db" "execution_errors";
+    /// Execute requests that were transactions.
+    execute_transactions = "db" "execute_transactions";
+    /// Query requests run.
+    queries = "db" "queries";
+    /// Query requests that were transactions.
+    query_transactions = "db" "query_transactions";
+    /// Unified requests run.
+    requests = "db" "requests";
+    /// Unified requests that were transactions.
+    request_transactions = "db" "request_transactions";
+    /// Checkpoints begun.
+    checkpoints = "db" "checkpoints";
+    /// Checkpoints that failed.
+    checkpoint_errors = "db" "checkpoint_errors";
+    /// Milliseconds the last checkpoint took.
+    checkpoint_duration_ms = "db" "checkpoint_duration_ms";
+    /// Milliseconds the database took to open.
+    open_duration_ms = "db" "open_duration_ms";
+    /// The longest pause of the applier for a checkpoint, in microseconds.
+    checkpoint_pause_us_max = "db" "checkpoint_pause_us_max";
+    /// Reads cancelled because the WAL had grown beyond its cap.
+    reads_cancelled = "db" "reads_cancelled";
+    /// Log entries that carried requests.
+    batches = "store" "num_batches";
+    /// Requests carried by them.
+    batched_requests = "store" "num_batched_requests";
+    /// Attempts at an entry that a local fault stopped.
+    apply_retries = "store" "num_apply_retries";
+    /// Times the state machine was made durable and the log purged.
+    snapshots = "store" "num_snapshots";
+    /// The same, failed.
+    snapshots_failed = "store" "num_snapshots_failed";
+    /// The same, asked for by a user.
+    user_snapshots = "store" "num_user_snapshots";
+    /// The same, failed.
+    user_snapshots_failed = "store" "num_user_snapshots_failed";
+    /// The same, begun because of the WAL's size.
+    wal_snapshots = "store" "num_wal_snapshots";
+    /// Milliseconds the last one took.
+    snapshot_create_duration = "store" "snapshot_create_duration";
+    /// VACUUMs by interval.
+    auto_vacuums = "store" "num_auto_vacuums";
+    /// The same, failed.
+    auto_vacuums_failed = "store" "num_auto_vacuums_failed";
+    /// Milliseconds the last one took.
+    auto_vacuum_duration = "store" "auto_vacuum_duration";
+    /// Optimizes by interval.
+    auto_optimizes = "store" "num_auto_optimizes";
+    /// The same, failed.
+    auto_optimizes_failed = "store" "num_auto_optimizes_failed";
+    /// Milliseconds the last one took.
+    auto_optimize_duration = "store" "auto_optimize_duration";
+    /// Rounds that confirmed leadership.
+    verify_leader = "store" "num_verify_leader";
+    /// The same, failed.
+    verify_leader_failed = "store" "num_verify_leader_failed";
+    /// Changes of leader seen.
+    leader_changes = "store" "leader_changes_observed";
+    /// Starts that opened existing data without rebuilding anything.
+    restores_skipped = "store" "num_restores_start_skipped";
+}

@@ -1,0 +1,482 @@
+//! The node: opening, closing, and the parts everything else works with.
+//!
+//! # The order of opening, and why
+//! 1. The data directory is locked and its identity read: a second process, a wrong name, a newer
+//!    format end here, with nothing changed.
+//! 2. The database is opened. It knows what it has applied.
+//! 3. The log is opened, its torn tail cut. It knows what was promised.
+//! 4. Raft is built over both. Entries behind the applied one are applied again as soon as an entry of
+//!    the new term is committed.
+//! 5. A pristine node makes itself a cluster of one. The only voter does not wait for an election
+//!    timeout: nobody else could stand.
+//!
+//! # The order of closing
+//! New requests are refused; Raft stops proposing; what was handed to the applier is finished; the
+//! database is closed; the log is flushed and closed; the lock is given back.
+
+use std::{
+    sync::{Arc, Mutex, Weak, atomic::AtomicU64},
+    time::{Duration, Instant},
+};
+
+use rq_sqlite::{
+    Checkpointer, Database, LocalError, Readers, ResultLimits, Settings, Writer, WriterOptions,
+};
+use rq_storage::{DataDirectory, Execution, Log, LogOptions, Salts};
+
+use crate::{
+    Error, OpenError,
+    applier::{Applier, Core},
+    batcher::Batcher,
+    command::Stamper,
+    durability::Durability,
+    environment::Environment,
+    housekeeping::{Housekeeper, milliseconds},
+    metrics::Metrics,
+    options::{Limits, Options, Snapshots},
+    progress::{Progress, lock},
+    raft::{Peer, consensus::Consensus, log::LogStore, membership, state_machine::StateMachine},
+    rounds::Rounds,
+    status::Member,
+};
+
+/// A read younger than this is not cancelled for the sake of the WAL.
+const READ_CANCEL_AGE: Duration = Duration::from_secs(1);
+/// How long closing waits for reads that were cancelled.
+const READERS_PATIENCE: Duration = Duration::from_secs(1);
+
+/// One member of the cluster; cheap to clone.
+#[derive(Clone)]
+pub struct Node {
+    inner: Arc<Inner>,
+}
+
+/// Everything a running node consists of.
+pub(crate) struct Inner {
+    pub(crate) consensus: Consensus,
+    pub(crate) raft_id: u64,
+    pub(crate) log: Log,
+    pub(crate) readers: Readers,
+    pub(crate) machinery: Arc<Machinery>,
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) batcher: Batcher,
+    /// Rounds that confirm leadership and give the index a read must see.
+    pub(crate) confirmations: Rounds<u64>,
+    /// Rounds that put a barrier through the log and give its index.
+    pub(crate) barriers: Rounds<u64>,
+    pub(crate) limits: Limits,
+    pub(crate) snapshots: Snapshots,
+    pub(crate) auto_vacuum_interval: Duration,
+    pub(crate) auto_optimize_interval: Duration,
+    pub(crate) execution: Execution,
+    pub(crate) options: Options,
+    pub(crate) node_id: String,
+    /// The last entry in the log when the node was opened: it is ready once this is applied.
+    last_at_open: u64,
+    housekeeper: Mutex<Option<Housekeeper>>,
+    directory: Mutex<Option<DataDirectory>>,
+}
+
+/// The parts that work on the database file besides Raft: what housekeeping uses.
+pub(crate) struct Machinery {
+    pub(crate) applier: Arc<Applier>,
+    pub(crate) durability: Arc<Durability>,
+    readers: Readers,
+    metrics: Arc<Metrics>,
+    environment: Environment,
+    directory: std::path::PathBuf,
+}
+
+impl Node {
+    /// Opens the data directory and starts the node. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// Each says what is wrong and what to do; nothing was changed.
+    pub async fn open(options: Options, environment: Environment) -> Result<Self, OpenError> {
+        let execution = environment.execution;
+        let (directory, identity) = crate::identity::open(&options, &environment)?;
+        let metrics = Arc::new(Metrics::default());
+        let opened = open_database(&options, &environment, &directory, &metrics)?;
+        let (log, recovery) = Log::open(
+            Arc::clone(&environment.files),
+            &directory.raft(),
+            LogOptions { execution, salts: salts(&environment), ..options.log.clone() },
+        )?;
+        tell_recovery(&recovery);
+
+        let applied = opened.opened.state.applied;
+        let progress = Arc::new(Progress::new(applied, options.limits.free_bytes_min));
+        let durability =
+            Arc::new(Durability::new(opened.checkpointer, Arc::clone(&progress), execution));
+        let core = Core {
+            writer: opened.writer,
+            progress: Arc::clone(&progress),
+            clock: Arc::clone(&environment.clock),
+            metrics: Arc::clone(&metrics),
+        };
+        let applier = Arc::new(
+            Applier::start(core, execution).map_err(|error| OpenError::Raft(error.to_string()))?,
+        );
+        let stored =
+            membership::stored(opened.opened.state.membership.as_ref()).map_err(OpenError::Log)?;
+        let machine = StateMachine::new(
+            Arc::clone(&applier),
+            Arc::clone(&progress),
+            Arc::clone(&durability),
+            stored,
+            applied.is_some(),
+        );
+        let store = LogStore::new(log.clone(), Arc::clone(&progress), Arc::clone(&durability));
+        let last_at_open = log.state().last.map_or(0, |last| last.index);
+        let consensus = Consensus::start(identity.raft_id, &options.timing, store, machine).await?;
+
+        let machinery = Arc::new(Machinery {
+            applier,
+            durability,
+            readers: opened.readers.clone(),
+            metrics: Arc::clone(&metrics),
+            environment: environment.clone(),
+            directory: options.directory.clone(),
+        });
+        let settings = Settings { foreign_keys: options.foreign_keys, budget: options.budget };
+        let stamper = Stamper::new(environment, settings);
+        let batcher = Batcher::start(
+            consensus.clone(),
+            stamper,
+            Arc::clone(&metrics),
+            options.limits.backlog_bytes_max,
+            options.limits.enqueue_timeout,
+        );
+        let inner = Arc::new(Inner {
+            confirmations: confirmations(consensus.clone(), Arc::clone(&metrics)),
+            barriers: barriers(consensus.clone()),
+            consensus,
+            raft_id: identity.raft_id,
+            log,
+            readers: opened.readers,
+            machinery,
+            progress,
+            metrics,
+            batcher,
+            limits: options.limits,
+            snapshots: options.snapshots,
+            auto_vacuum_interval: options.auto_vacuum_interval,
+            auto_optimize_interval: options.auto_optimize_interval,
+            execution,
+            node_id: identity.name,
+            options,
+            last_at_open,
+            housekeeper: Mutex::default(),
+            directory: Mutex::new(Some(directory)),
+        });
+        let housekeeper =
+            Housekeeper::start(&inner).map_err(|error| OpenError::Raft(error.to_string()))?;
+        *lock(&inner.housekeeper) = Some(housekeeper);
+        inner.consensus.stand_alone(inner.own_peer()).await?;
+        tokio::spawn(watch_consensus(Arc::downgrade(&inner)));
+        Ok(Self { inner })
+    }
+
+    /// The operator's name for this node.
+    pub fn id(&self) -> &str {
+        &self.inner.node_id
+    }
+
+    /// Who leads, if known.
+    pub fn leader(&self) -> Option<Member> {
+        self.inner.consensus.leader()
+    }
+
+    /// Whether this node leads.
+    pub fn is_leader(&self) -> bool {
+        self.inner.consensus.leads()
+    }
+
+    /// Whether the node is open, has a leader, has applied what it had at start and has not stopped.
+    pub fn is_ready(&self) -> bool {
+        self.inner.is_ready()
+    }
+
+    /// Waits until this node has applied what the leader had committed when asked.
+    ///
+    /// # Errors
+    /// No leader, or the time passed.
+    pub async fn sync(&self, timeout: Duration) -> Result<(), Error> {
+        let inner = self.open_inner()?;
+        let began = Instant::now();
+        let index = tokio::time::timeout(timeout, inner.confirmations.join())
+            .await
+            .map_err(|_| Error::DeadlineExceeded)??;
+        inner.progress.wait_applied(index, timeout.saturating_sub(began.elapsed())).await
+    }
+
+    /// Makes the state machine durable and purges the log, keeping `trailing_logs` entries (`None`: as
+    /// configured). False if nothing was applied since the last time.
+    ///
+    /// # Errors
+    /// A failed sync, or the node has stopped.
+    pub async fn snapshot(&self, trailing_logs: Option<u64>) -> Result<bool, Error> {
+        let inner = self.open_inner()?;
+        inner.metrics.user_snapshots.add(1);
+        let made = inner.snapshot(trailing_logs).await;
+        if made.is_err() {
+            inner.metrics.user_snapshots_failed.add(1);
+        }
+        made
+    }
+
+    /// Waits until the node has stopped by itself (a failed fsync, a corrupt file) and says why.
+    pub async fn stopped(&self) -> String {
+        loop {
+            if let Some(reason) = self.inner.progress.stopped() {
+                return reason;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Refuses new work, finishes what is under way, closes everything. May be called twice.
+    pub async fn shutdown(&self) {
+        let inner = &self.inner;
+        inner.progress.begin_stopping();
+        inner.consensus.shutdown().await;
+        let closing = Arc::clone(inner);
+        let close = move || closing.close();
+        match inner.execution {
+            Execution::Inline => close(),
+            Execution::Threads => {
+                // The task does nothing that could be cancelled.
+                drop(tokio::task::spawn_blocking(close).await);
+            }
+        }
+    }
+
+    pub(crate) fn open_inner(&self) -> Result<&Arc<Inner>, Error> {
+        if self.inner.progress.is_stopping() {
+            return Err(Error::ShuttingDown);
+        }
+        Ok(&self.inner)
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.inner
+    }
+}
+
+impl Inner {
+    fn close(&self) {
+        if let Some(housekeeper) = lock(&self.housekeeper).take() {
+            housekeeper.close();
+        }
+        self.machinery.applier.close();
+        self.machinery.durability.close();
+        if !self.readers.close(READERS_PATIENCE) {
+            tracing::warn!(component = "db", "a read did not end in time and was abandoned");
+        }
+        self.log.close();
+        drop(lock(&self.directory).take());
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        self.consensus.leader().is_some()
+            && self.progress.applied().index >= self.last_at_open
+            && self.progress.stopped().is_none()
+            && !self.progress.is_stopping()
+    }
+
+    fn own_peer(&self) -> Peer {
+        Peer {
+            name: self.node_id.clone(),
+            raft_addr: self.options.raft_addr.clone(),
+            api_url: self.options.api_url.clone(),
+        }
+    }
+
+    pub(crate) fn not_leader(&self) -> Error {
+        match self.consensus.leader() {
+            // It leads by its own account, but may not at this moment; or it has just lost it.
+            Some(leader) if leader.id == self.node_id => Error::LeaderNotFound,
+            leader @ Some(_) => Error::NotLeader { leader },
+            None => Error::LeaderNotFound,
+        }
+    }
+}
+
+impl Machinery {
+    pub(crate) fn wal_bytes(&self) -> u64 {
+        self.durability.with_checkpointer(|checkpointer| checkpointer.wal_bytes()).unwrap_or(0)
+    }
+
+    pub(crate) fn free_bytes(&self) -> Option<u64> {
+        self.environment.files.free_space(&self.directory).ok()
+    }
+
+    /// Folds the WAL back if it is larger than `due`; cancels the oldest read if it is larger than `cap`.
+    pub(crate) fn checkpoint_if_due(&self, cap: u64, due: u64) {
+        if self.wal_bytes() < due {
+            return;
+        }
+        let began = Instant::now();
+        self.metrics.checkpoints.add(1);
+        if let Err(error) = self.checkpoint() {
+            self.metrics.checkpoint_errors.add(1);
+            tracing::warn!(component = "db-checkpoint", "checkpoint failed: {error}");
+        }
+        self.metrics.checkpoint_duration_ms.set(milliseconds(began.elapsed()));
+        if self.wal_bytes() > cap && self.readers.cancel_oldest(READ_CANCEL_AGE) {
+            self.metrics.reads_cancelled.add(1);
+            tracing::warn!(
+                component = "db-checkpoint",
+                "the oldest read was cancelled: the WAL has grown beyond {cap} bytes because of it"
+            );
+        }
+    }
+
+    fn checkpoint(&self) -> Result<(), LocalError> {
+        let Some(fold) = self.durability.with_checkpointer(Checkpointer::fold) else {
+            return Ok(());
+        };
+        if !fold?.nearly_done {
+            return Ok(());
+        }
+        if let Some(finish) = self.applier.with_writer(Writer::finish_checkpoint) {
+            self.metrics.checkpoint_pause_us_max.raise(micros(finish?.pause));
+        }
+        Ok(())
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn open_database(
+    options: &Options,
+    environment: &Environment,
+    directory: &DataDirectory,
+    metrics: &Metrics,
+) -> Result<Database, OpenError> {
+    let began = Instant::now();
+    let files = rq_sqlite::Options {
+        readers_max: options.readers_max.unwrap_or(usize::MAX),
+        faults: environment.database_files.clone(),
+        ..rq_sqlite::Options::new(directory.database(), directory.scratch())
+    };
+    let results = ResultLimits {
+        rows: options.limits.result_rows_max,
+        bytes: options.limits.result_bytes_max,
+    };
+    let database = Database::open(&files, WriterOptions { results, ..WriterOptions::default() })?;
+    metrics.open_duration_ms.set(milliseconds(began.elapsed()));
+    if !database.opened.created {
+        metrics.restores_skipped.add(1);
+    }
+    Ok(database)
+}
+
+/// With simulated time and chance the salts of segments are simulated as well.
+fn salts(environment: &Environment) -> Salts {
+    match environment.execution {
+        Execution::Threads => Salts::Random,
+        Execution::Inline => {
+            let mut seed = [0; 8];
+            environment.entropy.fill(&mut seed);
+            Salts::Seeded(Arc::new(AtomicU64::new(u64::from_le_bytes(seed))))
+        }
+    }
+}
+
+fn tell_recovery(recovery: &rq_storage::Recovery) {
+    if recovery.first == recovery.next {
+        tracing::info!(component = "store", "raft log is 0 bytes at open, no entries present");
+    } else {
+        tracing::info!(
+            component = "store",
+            "raft log is {} bytes, first index is {}, last index is {}",
+            recovery.bytes_on_disk,
+            recovery.first,
+            recovery.next - 1
+        );
+    }
+    if let Some(torn) = &recovery.torn_tail {
+        tracing::warn!(
+            component = "store",
+            "an unfinished write of {} bytes at the end of the raft log was cut off: {} from byte {}; \
+             nobody had been told that it was done",
+            torn.bytes,
+            torn.path.display(),
+            torn.offset
+        );
+    }
+}
+
+/// Rounds that confirm by a quorum that this node still leads.
+fn confirmations(consensus: Consensus, metrics: Arc<Metrics>) -> Rounds<u64> {
+    Rounds::start(move || {
+        let consensus = consensus.clone();
+        let metrics = Arc::clone(&metrics);
+        async move {
+            metrics.verify_leader.add(1);
+            let confirmed = consensus.confirm().await;
+            if confirmed.is_err() {
+                metrics.verify_leader_failed.add(1);
+            }
+            confirmed
+        }
+    })
+}
+
+/// Rounds that put an entry through the log.
+fn barriers(consensus: Consensus) -> Rounds<u64> {
+    Rounds::start(move || {
+        let consensus = consensus.clone();
+        async move { consensus.barrier().await }
+    })
+}
+
+/// Notices changes of leader and the end of Raft.
+async fn watch_consensus(inner: Weak<Inner>) {
+    let Some(mut changes) = inner.upgrade().map(|inner| inner.consensus.changes()) else { return };
+    let mut leader = None;
+    loop {
+        let Some(inner) = inner.upgrade() else { return };
+        let view = inner.consensus.view();
+        if let Some(reason) = view.ended {
+            if !inner.progress.is_stopping() {
+                inner.progress.set_stopped(reason);
+            }
+            return;
+        }
+        if view.leader != leader {
+            inner.metrics.leader_changes.add(1);
+            tell_leader(&inner, view.leader.as_ref());
+            leader = view.leader;
+            if view.leads {
+                inner.consensus.refresh_addresses(inner.own_peer()).await;
+            }
+        }
+        drop(inner);
+        if !changes.next().await {
+            return;
+        }
+    }
+}
+
+fn tell_leader(inner: &Inner, leader: Option<&Member>) {
+    match leader {
+        Some(member) if member.id == inner.node_id => tracing::info!(
+            component = "store",
+            "this node (ID={}, addr={}) is now Leader",
+            member.id,
+            member.raft_addr
+        ),
+        Some(member) => tracing::info!(
+            component = "store",
+            "node {} at {} is now Leader",
+            member.id,
+            member.raft_addr
+        ),
+        None => tracing::info!(component = "store", "Leader is now unknown"),
+    }
+}

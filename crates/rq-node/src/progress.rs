@@ -1,0 +1,173 @@
+//! What the state machine has reached, and how the node fares: shared by everybody who asks.
+//!
+//! Written by the applier, the flusher's watcher and housekeeping; read by reads that wait, by
+//! admission and by status. Nothing here waits for the database or the disk.
+
+use std::{
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use rq_sqlite::EntryId;
+use tokio::sync::watch;
+
+use crate::{Error, Impairment};
+
+/// The shared view. See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    applied: watch::Sender<EntryId>,
+    applied_at_ms: AtomicI64,
+    /// Up to here the state machine's file is known to be durable.
+    durable: Mutex<Option<EntryId>>,
+    free_bytes: AtomicU64,
+    free_bytes_min: u64,
+    stopping: AtomicBool,
+    health: Mutex<Health>,
+}
+
+#[derive(Debug, Default)]
+struct Health {
+    apply_stalled: Option<(u64, String)>,
+    log_waits_for_space: bool,
+    stopped: Option<String>,
+}
+
+impl Progress {
+    pub(crate) fn new(applied: Option<EntryId>, free_bytes_min: u64) -> Self {
+        Self {
+            applied: watch::Sender::new(applied.unwrap_or_default()),
+            applied_at_ms: AtomicI64::new(0),
+            durable: Mutex::default(),
+            free_bytes: AtomicU64::new(u64::MAX),
+            free_bytes_min,
+            stopping: AtomicBool::new(false),
+            health: Mutex::default(),
+        }
+    }
+
+    /// The last entry applied; `EntryId::default()` before the first.
+    pub(crate) fn applied(&self) -> EntryId {
+        *self.applied.borrow()
+    }
+
+    pub(crate) fn applied_at_ms(&self) -> i64 {
+        self.applied_at_ms.load(Ordering::Relaxed)
+    }
+
+    /// Moves the applied id. Called by the applier alone, after COMMIT.
+    pub(crate) fn set_applied(&self, id: EntryId, now_ms: i64) {
+        self.applied_at_ms.store(now_ms, Ordering::Relaxed);
+        self.applied.send_replace(id);
+    }
+
+    /// Waits until the entry of this index is applied.
+    ///
+    /// # Errors
+    /// The time passed, or the node stopped.
+    pub(crate) async fn wait_applied(&self, index: u64, timeout: Duration) -> Result<(), Error> {
+        if self.applied().index >= index {
+            return Ok(());
+        }
+        let mut watch = self.applied.subscribe();
+        let reached = watch.wait_for(|applied| applied.index >= index);
+        match tokio::time::timeout(timeout, reached).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(Error::ShuttingDown),
+            Err(_) => Err(Error::WaitTimeout { index }),
+        }
+    }
+
+    pub(crate) fn durable(&self) -> Option<EntryId> {
+        *lock(&self.durable)
+    }
+
+    /// Notes that the file is durable up to `id`; never moves back.
+    pub(crate) fn set_durable(&self, id: EntryId) {
+        let mut durable = lock(&self.durable);
+        if durable.is_none_or(|before| before.index < id.index) {
+            *durable = Some(id);
+        }
+    }
+
+    pub(crate) fn set_free_bytes(&self, free: u64) {
+        self.free_bytes.store(free, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_apply_stalled(&self, stalled: Option<(u64, String)>) {
+        lock(&self.health).apply_stalled = stalled;
+    }
+
+    pub(crate) fn set_log_waits_for_space(&self, waits: bool) {
+        lock(&self.health).log_waits_for_space = waits;
+    }
+
+    /// The node serves no more; the first reason counts.
+    pub(crate) fn set_stopped(&self, reason: String) {
+        let mut health = lock(&self.health);
+        if health.stopped.is_none() {
+            tracing::error!(component = "store", "node has stopped: {reason}");
+            health.stopped = Some(reason);
+        }
+    }
+
+    pub(crate) fn stopped(&self) -> Option<String> {
+        lock(&self.health).stopped.clone()
+    }
+
+    pub(crate) fn begin_stopping(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Whether a write may be proposed now.
+    ///
+    /// # Errors
+    /// Stopping, stopped, or too little free space.
+    pub(crate) fn admit_write(&self) -> Result<(), Error> {
+        if self.is_stopping() {
+            return Err(Error::ShuttingDown);
+        }
+        let free = self.free_bytes.load(Ordering::Relaxed);
+        let health = lock(&self.health);
+        if let Some(reason) = &health.stopped {
+            return Err(Error::Stopped(reason.clone()));
+        }
+        let floor = self.free_bytes_min;
+        if free < floor || health.log_waits_for_space || health.apply_stalled.is_some() {
+            return Err(Error::DiskFull { free, floor });
+        }
+        Ok(())
+    }
+
+    /// Everything that is wrong at the moment.
+    pub(crate) fn impairments(&self) -> Vec<Impairment> {
+        let mut found = Vec::new();
+        let free = self.free_bytes.load(Ordering::Relaxed);
+        if free < self.free_bytes_min {
+            found.push(Impairment::DiskFull { free, floor: self.free_bytes_min });
+        }
+        let health = lock(&self.health);
+        if health.log_waits_for_space {
+            found.push(Impairment::LogWaitsForSpace);
+        }
+        if let Some((index, reason)) = &health.apply_stalled {
+            found.push(Impairment::ApplyStalled { index: *index, reason: reason.clone() });
+        }
+        if let Some(reason) = &health.stopped {
+            found.push(Impairment::Stopped { reason: reason.clone() });
+        }
+        found
+    }
+}
+
+/// Locks; a panic elsewhere while holding the lock leaves plain data that is still right.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

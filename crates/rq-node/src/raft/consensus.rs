@@ -1,0 +1,274 @@
+//! The handle the rest of the node holds on Raft: propose, confirm, look, stop.
+//!
+//! Everything openraft says is turned here into our own words, so that nobody above knows it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use openraft::{
+    ChangeMembers, RaftMetrics, ReadPolicy, ServerState,
+    errors::{ClientWriteError, RaftError},
+    raft::ClientWriteResponse,
+    rt::WatchReceiver as _,
+    type_config::alias::WatchReceiverOf,
+};
+use rq_sqlite::{Applied, EntryId};
+
+use super::{Peer, Raft, Reply, TypeConfig, entry_id, network::Network};
+use super::{log::LogStore, state_machine::StateMachine};
+use crate::{
+    Error, OpenError,
+    command::Payload,
+    options::Timing,
+    status::{Member, Role},
+};
+
+/// How long a round that confirms leadership may take before its reads fail.
+const CONFIRMATION_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long openraft may take to note a snapshot that is made already.
+const SNAPSHOT_NOTE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The handle; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Consensus {
+    raft: Raft,
+    raft_id: u64,
+}
+
+/// What Raft looks like at this moment.
+#[derive(Clone, Debug)]
+pub(crate) struct View {
+    pub(crate) role: Role,
+    pub(crate) term: u64,
+    pub(crate) commit_index: u64,
+    pub(crate) snapshot: EntryId,
+    pub(crate) leader: Option<Member>,
+    pub(crate) leads: bool,
+    pub(crate) members: Vec<Member>,
+    pub(crate) membership_index: u64,
+    pub(crate) peers: u64,
+    pub(crate) voter: bool,
+    /// Why Raft has ended, if it has.
+    pub(crate) ended: Option<String>,
+}
+
+/// Waits for changes of what [`View`] shows.
+pub(crate) struct Changes(WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>);
+
+impl Consensus {
+    /// Starts Raft over a log and a state machine.
+    ///
+    /// # Errors
+    /// Timings that contradict each other; a log that does not fit the state machine.
+    pub(crate) async fn start(
+        raft_id: u64,
+        timing: &Timing,
+        log: LogStore,
+        machine: StateMachine,
+    ) -> Result<Self, OpenError> {
+        let config = super::configuration(timing).map_err(OpenError::Raft)?;
+        let raft = Raft::new(raft_id, Arc::new(config), Network, log, machine)
+            .await
+            .map_err(|fatal| OpenError::Raft(fatal.to_string()))?;
+        Ok(Self { raft, raft_id })
+    }
+
+    /// A pristine node makes itself a cluster of one; an only voter elects itself at once, because
+    /// nobody else could stand.
+    ///
+    /// # Errors
+    /// Raft has ended.
+    pub(crate) async fn stand_alone(&self, own: Peer) -> Result<(), OpenError> {
+        let failed = |error: &dyn std::fmt::Display| OpenError::Raft(error.to_string());
+        if !self.raft.is_initialized().await.map_err(|error| failed(&error))? {
+            tracing::info!(component = "store", "bootstrapping single new node");
+            let members = BTreeMap::from([(self.raft_id, own)]);
+            return self.raft.initialize(members).await.map_err(|error| failed(&error));
+        }
+        let voters: BTreeSet<u64> = self.raft.voter_ids().collect();
+        if voters.len() == 1 && voters.contains(&self.raft_id) {
+            self.raft.trigger().elect(false).await.map_err(|error| failed(&error))?;
+        }
+        Ok(())
+    }
+
+    /// Proposes an entry. `end` is called exactly once, on any thread, unless Raft ends first: then it
+    /// is dropped, and nobody knows.
+    pub(crate) async fn propose(
+        &self,
+        payload: Payload,
+        end: impl FnOnce(Result<(Applied, u64), Error>) + Send + 'static,
+    ) {
+        let reply = Reply::new(move |result: WriteResult| match result {
+            Ok(response) => end(Ok((response.data, response.log_id.index()))),
+            Err(error) => end(Err(refusal(error))),
+        });
+        if let Err(fatal) = self.raft.client_write_ff(payload, Some(reply)).await {
+            tracing::debug!(component = "raft", "proposal refused: {fatal}");
+        }
+    }
+
+    /// Confirms by a quorum that this node still leads, and gives the index a read must see.
+    ///
+    /// # Errors
+    /// It does not, or the quorum does not answer.
+    pub(crate) async fn confirm(&self) -> Result<u64, Error> {
+        let round = self.raft.get_read_log_id(ReadPolicy::ReadIndex);
+        match tokio::time::timeout(CONFIRMATION_TIMEOUT, round).await {
+            Ok(Ok((read, _applied))) => Ok(read.log_id().index()),
+            Ok(Err(RaftError::Fatal(fatal))) => Err(Error::Stopped(fatal.to_string())),
+            Ok(Err(RaftError::APIError(_))) | Err(_) => Err(Error::LeaderNotFound),
+        }
+    }
+
+    /// Puts an entry that does nothing through the log, and gives its index.
+    ///
+    /// # Errors
+    /// This node does not lead.
+    pub(crate) async fn barrier(&self) -> Result<u64, Error> {
+        match self.raft.write_blank().await {
+            Ok(response) => Ok(response.log_id.index()),
+            Err(RaftError::Fatal(fatal)) => Err(Error::Stopped(fatal.to_string())),
+            Err(RaftError::APIError(error)) => Err(refusal(error)),
+        }
+    }
+
+    /// Has the state machine made durable and waits until Raft knows; gives the index reached.
+    ///
+    /// # Errors
+    /// A failed sync, or Raft has ended.
+    pub(crate) async fn snapshot(&self, at_least: u64) -> Result<u64, Error> {
+        self.raft.trigger().snapshot().await.map_err(|fatal| Error::Stopped(fatal.to_string()))?;
+        let noted = |metrics: &RaftMetrics<TypeConfig>| {
+            metrics.snapshot.is_some_and(|id| id.index() >= at_least)
+        };
+        let metrics = self
+            .raft
+            .wait(Some(SNAPSHOT_NOTE_TIMEOUT))
+            .metrics(noted, "a snapshot of what was applied")
+            .await
+            .map_err(|error| Error::Request(error.to_string()))?;
+        Ok(metrics.snapshot.map_or(0, |id| id.index()))
+    }
+
+    /// Has the log purged up to an index that a snapshot covers.
+    ///
+    /// # Errors
+    /// Raft has ended.
+    pub(crate) async fn purge(&self, upto: u64) -> Result<(), Error> {
+        let purged = self.raft.trigger().purge_log(upto).await;
+        purged.map_err(|fatal| Error::Stopped(fatal.to_string()))
+    }
+
+    /// Writes this node's addresses into the membership if they differ from what stands there.
+    pub(crate) async fn refresh_addresses(&self, own: Peer) {
+        let stored = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            metrics.membership_config.membership().get_node(&self.raft_id).cloned()
+        };
+        if stored.is_none() || stored.as_ref() == Some(&own) {
+            return;
+        }
+        let change = ChangeMembers::SetNodes(BTreeMap::from([(self.raft_id, own)]));
+        if let Err(error) = self.raft.change_membership(change, true).await {
+            tracing::warn!(component = "store", "could not store this node's new address: {error}");
+        }
+    }
+
+    /// Whether this node leads, by its own account.
+    pub(crate) fn leads(&self) -> bool {
+        self.raft.is_leader()
+    }
+
+    /// Who leads, if known.
+    pub(crate) fn leader(&self) -> Option<Member> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        leader(&metrics)
+    }
+
+    /// What Raft looks like at this moment.
+    pub(crate) fn view(&self) -> View {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        view(&metrics, self.raft_id)
+    }
+
+    /// Waits for changes of the view.
+    pub(crate) fn changes(&self) -> Changes {
+        Changes(self.raft.metrics())
+    }
+
+    /// Stops Raft: nothing is proposed, appended or applied any more.
+    pub(crate) async fn shutdown(&self) {
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!(component = "raft", "raft did not stop cleanly: {error}");
+        }
+    }
+}
+
+impl Changes {
+    /// Waits for the next change; false once Raft is gone.
+    pub(crate) async fn next(&mut self) -> bool {
+        self.0.changed().await.is_ok()
+    }
+}
+
+type WriteResult = Result<ClientWriteResponse<TypeConfig>, ClientWriteError<TypeConfig>>;
+
+fn refusal(error: ClientWriteError<TypeConfig>) -> Error {
+    match error {
+        // openraft promises: refused before it was appended.
+        ClientWriteError::ForwardToLeader(forward) => match forward.leader_node {
+            Some(peer) => Error::NotLeader { leader: Some(member(&peer, true)) },
+            None => Error::LeaderNotFound,
+        },
+        other => Error::OutcomeUnknown(other.to_string()),
+    }
+}
+
+fn view(metrics: &RaftMetrics<TypeConfig>, raft_id: u64) -> View {
+    let membership = metrics.membership_config.membership();
+    let votes = |id: u64| membership.voter_ids().any(|voter| voter == id);
+    let mut members: Vec<Member> =
+        membership.nodes().map(|(id, peer)| member(peer, votes(*id))).collect();
+    members.sort_by(|left, right| left.id.cmp(&right.id));
+    let role = match metrics.state {
+        _ if metrics.running_state.is_err() => Role::Shutdown,
+        ServerState::Leader => Role::Leader,
+        ServerState::Candidate => Role::Candidate,
+        ServerState::Follower | ServerState::Learner => Role::Follower,
+        ServerState::Shutdown => Role::Shutdown,
+    };
+    View {
+        role,
+        term: metrics.current_term,
+        commit_index: metrics.local_committed.map_or(0, |id| id.index()),
+        snapshot: metrics.snapshot.as_ref().map(entry_id).unwrap_or_default(),
+        leader: leader(metrics),
+        leads: role == Role::Leader,
+        membership_index: metrics.membership_config.log_id().map_or(0, |id| id.index()),
+        peers: membership.nodes().filter(|(id, _)| **id != raft_id).count() as u64,
+        voter: votes(raft_id),
+        members,
+        ended: metrics.running_state.as_ref().err().map(ToString::to_string),
+    }
+}
+
+fn leader(metrics: &RaftMetrics<TypeConfig>) -> Option<Member> {
+    let leader = metrics.current_leader?;
+    metrics.membership_config.membership().get_node(&leader).map(|peer| member(peer, true))
+}
+
+fn member(peer: &Peer, voter: bool) -> Member {
+    Member {
+        id: peer.name.clone(),
+        raft_addr: peer.raft_addr.clone(),
+        api_url: peer.api_url.clone(),
+        voter,
+    }
+}

@@ -1,0 +1,207 @@
+//! The log as openraft sees it: entries to records and back, and promises to callbacks.
+//!
+//! Bytes and fsync are `rq-storage`'s. What is added here: entries keep the command they were made
+//! from until it is applied, so that a leader never decodes what it encoded; and purging makes the state
+//! machine durable first, always, because openraft purges forward at start without having waited.
+
+use std::{
+    collections::VecDeque,
+    fmt::Debug,
+    io,
+    ops::{Bound, RangeBounds},
+    sync::{Arc, Mutex},
+};
+
+use bytes::Bytes;
+use openraft::{
+    EntryPayload, LogState, RaftLogReader,
+    entry::RaftEntry as _,
+    storage::{IOFlushed, RaftLogStorage},
+    type_config::alias::{EntryOf, VoteOf},
+};
+use rq_sqlite::EntryId;
+use rq_storage::{Log, Position, Record};
+use tokio::sync::oneshot;
+
+use super::{LogId, TypeConfig, entry_id, log_id, membership};
+use crate::{
+    command::Payload,
+    durability::Durability,
+    progress::{Progress, lock},
+};
+
+const KIND_BLANK: u8 = 0;
+const KIND_NORMAL: u8 = 1;
+const KIND_MEMBERSHIP: u8 = 2;
+
+/// The log; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct LogStore {
+    log: Log,
+    progress: Arc<Progress>,
+    durability: Arc<Durability>,
+    /// Payloads with their commands, of entries appended here and not applied yet; indexes ascend.
+    unapplied: Arc<Mutex<VecDeque<(u64, Payload)>>>,
+}
+
+impl LogStore {
+    pub(crate) fn new(log: Log, progress: Arc<Progress>, durability: Arc<Durability>) -> Self {
+        Self { log, progress, durability, unapplied: Arc::default() }
+    }
+
+    fn record(entry: EntryOf<TypeConfig>, unapplied: &mut VecDeque<(u64, Payload)>) -> Record {
+        let id = entry_id(&entry.log_id);
+        let (kind, payload) = match entry.payload {
+            EntryPayload::Blank => (KIND_BLANK, Bytes::new()),
+            EntryPayload::Membership(membership) => {
+                (KIND_MEMBERSHIP, membership::encode(&membership).into())
+            }
+            EntryPayload::Normal(payload) => {
+                let bytes = payload.bytes().clone();
+                unapplied.push_back((id.index, payload));
+                (KIND_NORMAL, bytes)
+            }
+        };
+        Record { index: id.index, term: id.term, kind, payload }
+    }
+
+    fn entry(&self, record: Record) -> Result<EntryOf<TypeConfig>, io::Error> {
+        let Record { index, term, kind, payload } = record;
+        let payload = match kind {
+            KIND_BLANK => EntryPayload::Blank,
+            KIND_NORMAL => EntryPayload::Normal(
+                self.unapplied_payload(index, &payload).unwrap_or(Payload::from_bytes(payload)),
+            ),
+            KIND_MEMBERSHIP => {
+                EntryPayload::Membership(membership::decode(&payload).map_err(|error| {
+                    io::Error::other(format!("membership in log entry {index}: {error}"))
+                })?)
+            }
+            _ => {
+                return Err(io::Error::other(format!(
+                    "log entry {index} is of kind {kind}, which this program does not know; a newer \
+                     rqd wrote it"
+                )));
+            }
+        };
+        Ok(openraft::Entry::new(log_id(EntryId { term, index }), payload))
+    }
+
+    fn unapplied_payload(&self, index: u64, bytes: &Bytes) -> Option<Payload> {
+        let unapplied = lock(&self.unapplied);
+        let position = unapplied.binary_search_by_key(&index, |(index, _)| *index).ok()?;
+        let payload = &unapplied[position].1;
+        // The same allocation, or else an entry that was replaced by another leader's.
+        (payload.bytes().as_ptr() == bytes.as_ptr() || payload.bytes() == bytes)
+            .then(|| payload.clone())
+    }
+}
+
+impl RaftLogReader<TypeConfig> for LogStore {
+    async fn try_get_log_entries<Range>(
+        &mut self,
+        range: Range,
+    ) -> Result<Vec<EntryOf<TypeConfig>>, io::Error>
+    where
+        Range: RangeBounds<u64> + Clone + Debug + Send,
+    {
+        let start = match range.start_bound() {
+            Bound::Included(start) => *start,
+            Bound::Excluded(before) => before + 1,
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(last) => last + 1,
+            Bound::Excluded(end) => *end,
+            Bound::Unbounded => u64::MAX,
+        };
+        let records = self.log.read(start..end).map_err(io::Error::other)?;
+        records.into_iter().map(|record| self.entry(record)).collect()
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<VoteOf<TypeConfig>>, io::Error> {
+        Ok(self.log.vote().map(|vote| {
+            if vote.committed {
+                openraft::Vote::new_committed(vote.term, vote.node_id)
+            } else {
+                openraft::Vote::new(vote.term, vote.node_id)
+            }
+        }))
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
+        let state = self.log.state();
+        let id = |at: Position| log_id(EntryId { term: at.term, index: at.index });
+        let purged = state.purged.map(id);
+        Ok(LogState { last_purged_log_id: purged, last_log_id: state.last.map(id).or(purged) })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &VoteOf<TypeConfig>) -> Result<(), io::Error> {
+        let vote = rq_storage::Vote {
+            term: vote.leader_id.term,
+            node_id: vote.leader_id.voted_for,
+            committed: vote.committed,
+        };
+        wait(|done| self.log.save_vote(vote, done)).await
+    }
+
+    async fn append<Entries>(
+        &mut self,
+        entries: Entries,
+        callback: IOFlushed<TypeConfig>,
+    ) -> Result<(), io::Error>
+    where
+        Entries: IntoIterator<Item = EntryOf<TypeConfig>> + Send,
+        Entries::IntoIter: Send,
+    {
+        let records = {
+            let mut unapplied = lock(&self.unapplied);
+            let applied = self.progress.applied().index;
+            while unapplied.front().is_some_and(|(index, _)| *index <= applied) {
+                unapplied.pop_front();
+            }
+            entries.into_iter().map(|entry| Self::record(entry, &mut unapplied)).collect()
+        };
+        let done = move |result: Result<(), rq_storage::Error>| {
+            callback.io_completed(result.map_err(io::Error::other));
+        };
+        self.log.append(records, Box::new(done)).map_err(io::Error::other)
+    }
+
+    async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
+        let index = last.map(|id| id.index());
+        lock(&self.unapplied).retain(|(appended, _)| index.is_some_and(|last| *appended <= last));
+        wait(|done| self.log.truncate_after(index, done)).await
+    }
+
+    async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {
+        let upto = entry_id(&upto);
+        self.durability.ensure(upto).await.map_err(io::Error::other)?;
+        let upto = Position { term: upto.term, index: upto.index };
+        wait(|done| self.log.purge(upto, done)).await
+    }
+}
+
+/// Starts an operation of the log and waits until it is durable.
+async fn wait(
+    start: impl FnOnce(rq_storage::Completion) -> Result<(), rq_storage::Error>,
+) -> Result<(), io::Error> {
+    let (done, durable) = oneshot::channel();
+    let begun = start(Box::new(move |result| {
+        // Whoever waited may have been shut down.
+        drop(done.send(result));
+    }));
+    begun.map_err(io::Error::other)?;
+    match durable.await {
+        Ok(result) => result.map_err(io::Error::other),
+        Err(_) => Err(io::Error::other("the log has been closed")),
+    }
+}

@@ -1,0 +1,159 @@
+//! Committed entries on their way to the engine, and what openraft calls a snapshot.
+//!
+//! A snapshot is not a copy here: it is the statement that the database file is durable up to some
+//! entry. Building one means syncing the WAL; its "data" is the file itself, so [`DurableFile`] is empty.
+
+use std::{
+    io,
+    sync::{Arc, Mutex},
+};
+
+use futures_util::{Stream, StreamExt as _};
+use openraft::{
+    EntryPayload, RaftSnapshotBuilder,
+    storage::{EntryResponder, RaftStateMachine, Snapshot, SnapshotMeta},
+    type_config::alias::{SnapshotMetaOf, SnapshotOf},
+};
+use rq_sqlite::Applied;
+
+use super::{
+    LogId, TypeConfig, entry_id, log_id,
+    membership::{self, Stored},
+};
+use crate::{
+    applier::{Applier, Content, Job},
+    durability::Durability,
+    progress::{Progress, lock},
+};
+
+/// The data of a snapshot: nothing, because the file is in place already.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DurableFile;
+
+/// The state machine as openraft sees it; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct StateMachine {
+    applier: Arc<Applier>,
+    progress: Arc<Progress>,
+    durability: Arc<Durability>,
+    memberships: Arc<Mutex<Memberships>>,
+    /// Whether anything was ever applied: index 0 alone does not tell.
+    applied_any: bool,
+}
+
+/// The membership in force and the one before it: a snapshot must not know one that is newer than
+/// the entry it reaches.
+struct Memberships {
+    previous: Stored,
+    current: Stored,
+}
+
+impl StateMachine {
+    pub(crate) fn new(
+        applier: Arc<Applier>,
+        progress: Arc<Progress>,
+        durability: Arc<Durability>,
+        membership: Stored,
+        applied_any: bool,
+    ) -> Self {
+        let memberships = Memberships { previous: Stored::default(), current: membership };
+        let memberships = Arc::new(Mutex::new(memberships));
+        Self { applier, progress, durability, memberships, applied_any }
+    }
+
+    fn applied_log_id(&self) -> Option<LogId> {
+        self.applied_any.then(|| log_id(self.progress.applied()))
+    }
+
+    /// The snapshot up to which the file is known to be durable.
+    fn durable_snapshot(&self) -> Option<SnapshotMetaOf<TypeConfig>> {
+        let durable = self.durability.durable()?;
+        let memberships = lock(&self.memberships);
+        let newer = |stored: &Stored| {
+            membership::origin(stored).is_some_and(|origin| origin.index > durable.index)
+        };
+        let membership = if newer(&memberships.current) {
+            memberships.previous.clone()
+        } else {
+            memberships.current.clone()
+        };
+        Some(SnapshotMeta { last_log_id: Some(log_id(durable)), last_membership: membership })
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = DurableFile;
+    type SnapshotBuilder = Self;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, Stored), io::Error> {
+        Ok((self.applied_log_id(), lock(&self.memberships).current.clone()))
+    }
+
+    async fn apply<Entries>(&mut self, mut entries: Entries) -> Result<(), io::Error>
+    where
+        Entries: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + Send,
+    {
+        let mut jobs = Vec::with_capacity(entries.size_hint().0);
+        while let Some(item) = entries.next().await {
+            let (entry, responder) = item?;
+            let content = match entry.payload {
+                EntryPayload::Blank => Content::Blank,
+                EntryPayload::Normal(payload) => {
+                    let command = payload.command().map_err(|error| {
+                        io::Error::other(format!("entry {}: {error}", entry.log_id.index()))
+                    })?;
+                    Content::Command(command)
+                }
+                EntryPayload::Membership(new) => {
+                    let bytes = membership::encode(&new);
+                    let mut memberships = lock(&self.memberships);
+                    let new = Stored::new(Some(entry.log_id), new);
+                    memberships.previous = std::mem::replace(&mut memberships.current, new);
+                    Content::Membership(bytes)
+                }
+            };
+            let respond = responder.map(|responder| {
+                Box::new(move |applied: Applied| responder.send(applied))
+                    as Box<dyn FnOnce(_) + Send>
+            });
+            jobs.push(Job { id: entry_id(&entry.log_id), content, respond });
+        }
+        if jobs.is_empty() {
+            return Ok(());
+        }
+        self.applied_any = true;
+        self.applier.apply(jobs).await.map_err(io::Error::other)
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        _meta: &SnapshotMetaOf<TypeConfig>,
+        _snapshot: DurableFile,
+    ) -> Result<(), io::Error> {
+        // Only a leader elsewhere sends snapshots, and there is no way in for one.
+        Err(io::Error::new(io::ErrorKind::Unsupported, "this program runs single nodes only"))
+    }
+
+    async fn get_current_snapshot(
+        &mut self,
+    ) -> Result<Option<SnapshotOf<TypeConfig, DurableFile>>, io::Error> {
+        Ok(self.durable_snapshot().map(|meta| Snapshot { meta, snapshot: DurableFile }))
+    }
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
+    type SnapshotData = DurableFile;
+
+    async fn build_snapshot(&mut self) -> Result<SnapshotOf<TypeConfig, DurableFile>, io::Error> {
+        self.durability.make_durable().await.map_err(io::Error::other)?;
+        let meta = self.durable_snapshot().unwrap_or_else(|| SnapshotMeta {
+            last_log_id: None,
+            last_membership: Stored::default(),
+        });
+        Ok(Snapshot { meta, snapshot: DurableFile })
+    }
+}

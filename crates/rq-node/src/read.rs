@@ -1,0 +1,241 @@
+//! Reads: first the level is established, then the query runs on a reader connection.
+//!
+//! | level | established by |
+//! |---|---|
+//! | none | nothing (the freshness bound, on a node that does not lead) |
+//! | weak | this node believes to lead |
+//! | linearizable | a round to a quorum shared by all waiting reads, then this node has applied that far |
+//! | strong | an entry of its own through the log, shared by all waiting reads |
+//! | auto | as weak on a voter |
+//!
+//! # Where a query runs
+//! Most reads take microseconds, so a read starts on the async worker it came in on, with an
+//! allowance of [`INLINE_STEPS`] VM steps. One that needs more has called nothing final by then: it
+//! starts over on a blocking thread, where it may take as long as its limits say. Dropping the future
+//! cancels a running read.
+
+use std::time::{Duration, Instant};
+
+use rq_sql::{Column, End, ResultSink, SinkError, Statement, Value, ValueRef};
+use rq_sqlite::{CancelFlag, Query, QueryEnd, QueryError, ReadOrWrite};
+use rq_storage::Execution;
+
+use crate::{
+    Error, Level, Read, Served,
+    node::{Inner, Node},
+    write::refuse_disallowed,
+};
+
+/// VM steps a read may take on an async worker: about a millisecond.
+const INLINE_STEPS: u64 = 20_000;
+
+impl Node {
+    /// Runs reads (`/db/query`) and gives their results to `sink`, which comes back.
+    ///
+    /// # Errors
+    /// See [`Error`]; a failing statement is a result, not an error.
+    pub async fn query<S>(&self, read: Read, sink: S) -> Result<(S, Served), Error>
+    where
+        S: ResultSink + Send + 'static,
+    {
+        refuse_disallowed(&read.statements)?;
+        let inner = self.open_inner()?;
+        inner.metrics.queries.add(1);
+        if read.transaction {
+            inner.metrics.query_transactions.add(1);
+        }
+        let served = inner.establish(&read).await?;
+        let sink = inner.run(read, sink).await?;
+        Ok((sink, served))
+    }
+
+    /// Runs mixed statements (`/db/request`): on a reader if all of them read, through the log if not.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn request<S>(&self, mut read: Read, mut sink: S) -> Result<(S, Served), Error>
+    where
+        S: ResultSink + Send + 'static,
+    {
+        refuse_disallowed(&read.statements)?;
+        let inner = self.open_inner()?;
+        inner.metrics.requests.add(1);
+        if read.transaction {
+            inner.metrics.request_transactions.add(1);
+        }
+        if inner.all_read(&read)? {
+            // The level of an all-read request is honoured here on every node, also `auto`.
+            let served = inner.establish(&read).await?;
+            let sink = inner.run(read, sink).await?;
+            return Ok((sink, served));
+        }
+        let level = std::mem::take(&mut read.level);
+        let proposed = inner.write_unified(read).await?;
+        for result in &proposed.outcome.results {
+            result.outcome.replay(result.elapsed, &mut sink);
+        }
+        Ok((sink, Served { level, index: Some(proposed.index) }))
+    }
+
+    /// SQLite's message if the text does not compile for a reason of syntax; nothing is run.
+    ///
+    /// # Errors
+    /// There is no connection to ask.
+    pub async fn check(&self, sql: &str) -> Result<Option<String>, Error> {
+        let explained = Statement::new(format!("EXPLAIN {sql}"));
+        let read = Read { statements: vec![explained], level: Level::None, ..Read::default() };
+        let sink = self.open_inner()?.run(read, Collected::default()).await?;
+        Ok(sink.error.filter(|message| {
+            ["syntax error", "incomplete input", "unrecognized token"]
+                .iter()
+                .any(|reason| message.contains(reason))
+        }))
+    }
+}
+
+impl Inner {
+    /// Whether every statement may run on a reader.
+    fn all_read(&self, read: &Read) -> Result<bool, Error> {
+        let deadline = self.deadline(read);
+        for statement in &read.statements {
+            match self.readers.classify(statement, deadline).map_err(read_error)? {
+                ReadOrWrite::Read => {}
+                ReadOrWrite::Write => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    fn deadline(&self, read: &Read) -> Option<Instant> {
+        let own_limit = Some(self.limits.query_time_max).filter(|limit| !limit.is_zero());
+        let limit = match (read.timeout, own_limit) {
+            (Some(asked), Some(own)) => Some(asked.min(own)),
+            (asked, own) => asked.or(own),
+        };
+        limit.map(|limit| Instant::now() + limit)
+    }
+
+    /// Makes sure that a read on this node now is as fresh as asked.
+    async fn establish(&self, read: &Read) -> Result<Served, Error> {
+        let mut served = Served { level: read.level, index: None };
+        match read.level {
+            Level::None => self.check_freshness(read)?,
+            Level::Weak | Level::Auto => {
+                served.level = Level::Weak;
+                if !self.consensus.leads() {
+                    return Err(self.not_leader());
+                }
+            }
+            Level::Linearizable => {
+                let index = self.confirmations.join().await?;
+                self.progress.wait_applied(index, read.linearizable_timeout).await?;
+            }
+            Level::Strong => served.index = Some(self.barriers.join().await?),
+        }
+        if let Some(index) = read.min_index {
+            self.progress.wait_applied(index, read.linearizable_timeout).await?;
+        }
+        Ok(served)
+    }
+
+    /// A node that does not lead answers only while its last contact with the leader is recent enough.
+    fn check_freshness(&self, read: &Read) -> Result<(), Error> {
+        let Some(freshness) = read.freshness.filter(|freshness| !freshness.is_zero()) else {
+            return Ok(());
+        };
+        if self.consensus.leads() {
+            return Ok(());
+        }
+        // Without other nodes there is no contact that could be recent.
+        let _ = (freshness, read.freshness_strict);
+        Err(Error::StaleRead)
+    }
+
+    pub(crate) async fn run<S>(&self, read: Read, mut sink: S) -> Result<S, Error>
+    where
+        S: ResultSink + Send + 'static,
+    {
+        let deadline = self.deadline(&read);
+        let cancel = CancelFlag::new();
+        let inline = self.execution == Execution::Inline;
+        let allowance = (!inline).then_some(INLINE_STEPS);
+        match self.readers.query(&query(&read, deadline, &cancel, allowance), &mut sink) {
+            Ok(QueryEnd::Done) => return Ok(sink),
+            Ok(QueryEnd::Yielded) => sink.reset(),
+            Err(error) => return Err(read_error(error)),
+        }
+        let readers = self.readers.clone();
+        let guard = CancelOnDrop(cancel.clone());
+        let task = tokio::task::spawn_blocking(move || {
+            readers.query(&query(&read, deadline, &cancel, None), &mut sink).map(|_| sink)
+        });
+        let result = task.await;
+        drop(guard);
+        match result {
+            Ok(Ok(sink)) => Ok(sink),
+            Ok(Err(error)) => Err(read_error(error)),
+            Err(_) => Err(Error::ShuttingDown),
+        }
+    }
+}
+
+fn query<'a>(
+    read: &'a Read,
+    deadline: Option<Instant>,
+    cancel: &CancelFlag,
+    step_allowance: Option<u64>,
+) -> Query<'a> {
+    Query {
+        statements: &read.statements,
+        transaction: read.transaction,
+        deadline,
+        cancel: Some(cancel.clone()),
+        step_allowance,
+    }
+}
+
+fn read_error(error: QueryError) -> Error {
+    match error {
+        QueryError::NoConnectionInTime => Error::DeadlineExceeded,
+        QueryError::Closed => Error::NotOpen,
+        error @ (QueryError::Cancelled
+        | QueryError::TransactionOver
+        | QueryError::Transaction(_)
+        | QueryError::Local(_)) => Error::Request(error.to_string()),
+    }
+}
+
+/// Cancels the read on the blocking thread when nobody waits for it any more.
+struct CancelOnDrop(CancelFlag);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+/// Keeps the first error and all values, for questions of our own.
+#[derive(Debug, Default)]
+pub(crate) struct Collected {
+    pub(crate) values: Vec<Value>,
+    pub(crate) error: Option<String>,
+}
+
+impl ResultSink for Collected {
+    fn columns(&mut self, _columns: &[Column]) {}
+
+    fn row(&mut self, row: &[ValueRef<'_>]) -> Result<(), SinkError> {
+        self.values.extend(row.iter().copied().map(ValueRef::to_owned));
+        Ok(())
+    }
+
+    fn end(&mut self, end: End, _elapsed: Duration) {
+        if let End::Error(error) = end {
+            self.error.get_or_insert(error.message);
+        }
+    }
+
+    fn reset(&mut self) {
+        *self = Self::default();
+    }
+}
