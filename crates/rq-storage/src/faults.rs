@@ -484,3 +484,129 @@ fn position(bytes: u64) -> usize {
 fn stopped() -> io::Error {
     io::Error::other("the world has stopped (injected crash)")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Countdown, Hook, Random, quiet_files};
+
+    #[test]
+    fn synced_bytes_and_names_survive_and_others_may_not() {
+        let mut seen = BTreeSet::new();
+        for seed in 0..200 {
+            let mut random = Random::new(seed);
+            let root = tempfile::tempdir().unwrap();
+            let path = root.path().join("file");
+            let files = quiet_files();
+            let file = files.create(&path).unwrap();
+            file.write_at(&[1; 2048], 0).unwrap();
+            file.sync_data().unwrap();
+            files.sync_directory(root.path()).unwrap();
+            file.write_at(&[2; 1024], 512).unwrap();
+            files.lose_unsynced(&mut || random.next()).unwrap();
+            assert!(file.write_at(&[3], 0).is_err(), "files of the old life are dead");
+            let found = fs::read(&path).unwrap();
+            assert_eq!(found.len(), 2048, "seed {seed}");
+            assert!(found[..512].iter().chain(&found[1536..]).all(|&byte| byte == 1));
+            assert!(found[512..1536].iter().all(|byte| [1, 2].contains(byte)));
+            seen.insert((found[512], found[1535]));
+        }
+        assert_eq!(seen.len(), 4, "all combinations happen: {seen:?}");
+    }
+
+    #[test]
+    fn unsynced_names_may_be_taken_back() {
+        let mut seen = BTreeSet::new();
+        for seed in 0..200 {
+            let mut random = Random::new(seed);
+            let root = tempfile::tempdir().unwrap();
+            let [a, b, c] = ["a", "b", "c"].map(|name| root.path().join(name));
+            let files = quiet_files();
+            for path in [&a, &b] {
+                let file = files.create(path).unwrap();
+                file.write_at(path.as_os_str().as_encoded_bytes(), 0).unwrap();
+                file.sync_data().unwrap();
+            }
+            files.sync_directory(root.path()).unwrap();
+            files.rename(&a, &b).unwrap();
+            files.create(&c).unwrap();
+            files.lose_unsynced(&mut || random.next()).unwrap();
+            let renamed = fs::read(&b).unwrap() == a.as_os_str().as_encoded_bytes();
+            assert_eq!(a.exists(), !renamed, "a rename is done or not");
+            seen.insert((renamed, c.exists()));
+        }
+        assert_eq!(seen.len(), 4, "all combinations happen: {seen:?}");
+    }
+
+    #[test]
+    fn a_removed_file_may_come_back_with_its_bytes() {
+        let mut seen = BTreeSet::new();
+        for seed in 0..50 {
+            let mut random = Random::new(seed);
+            let root = tempfile::tempdir().unwrap();
+            let path = root.path().join("file");
+            let files = quiet_files();
+            let file = files.create(&path).unwrap();
+            file.write_at(b"kept", 0).unwrap();
+            file.sync_data().unwrap();
+            files.sync_directory(root.path()).unwrap();
+            files.remove(&path).unwrap();
+            files.lose_unsynced(&mut || random.next()).unwrap();
+            if path.exists() {
+                assert_eq!(fs::read(&path).unwrap(), b"kept");
+            }
+            seen.insert(path.exists());
+        }
+        assert_eq!(seen.len(), 2);
+    }
+
+    #[test]
+    fn a_crash_stops_everything_and_a_restart_loses_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let hook = Countdown::never();
+        let files = FaultFiles::new(Arc::clone(&hook) as _);
+        let path = root.path().join("file");
+        let file = files.create(&path).unwrap();
+        hook.arm(1, Verdict::Torn(2));
+        file.write_at(b"whole", 0).unwrap();
+        assert!(file.write_at(b"torn", 5).is_err());
+        assert!(files.has_crashed());
+        assert!(file.length().is_err() && files.exists(&path).is_err());
+        assert!(files.open(&path).is_err());
+        files.restart();
+        assert!(file.length().is_err());
+        let mut bytes = [0; 9];
+        let count = files.open(&path).unwrap().read_at(&mut bytes, 0).unwrap();
+        assert_eq!(&bytes[..count], b"wholeto");
+    }
+
+    #[test]
+    fn a_failed_sync_leaves_its_writes_unsynced() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("file");
+        let hook = Hook(|operation: &Operation<'_>| {
+            if operation.kind == OperationKind::Sync {
+                Verdict::Fail(io::ErrorKind::Other)
+            } else {
+                Verdict::Proceed
+            }
+        });
+        let files = FaultFiles::new(Arc::new(hook));
+        let file = files.create(&path).unwrap();
+        files.sync_directory(root.path()).unwrap();
+        file.write_at(b"lost", 0).unwrap();
+        assert!(file.sync_data().is_err());
+        // 1: nothing that is not synced survives.
+        files.lose_unsynced(&mut || 1).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"");
+    }
+
+    #[test]
+    fn free_space_can_be_told() {
+        let root = tempfile::tempdir().unwrap();
+        let files = quiet_files();
+        assert!(files.free_space(root.path()).unwrap() > 0);
+        files.set_free_space(Some(7));
+        assert_eq!(files.free_space(root.path()).unwrap(), 7);
+    }
+}

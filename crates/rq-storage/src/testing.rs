@@ -15,7 +15,7 @@ use crate::{
     OperationKind, Record, Recovery, Salts, Verdict,
 };
 
-/// Random numbers that repeat with their seed (SplitMix64).
+/// Random numbers that repeat with their seed (`SplitMix64`).
 #[derive(Debug)]
 pub(crate) struct Random(u64);
 

@@ -155,7 +155,11 @@ impl Life<'_> {
             5..7 => {
                 self.term += 1;
                 let node_id = self.random.next();
-                Step::Vote(Vote { term: self.term, node_id, committed: self.term % 2 == 0 })
+                Step::Vote(Vote {
+                    term: self.term,
+                    node_id,
+                    committed: self.term.is_multiple_of(2),
+                })
             }
             _ => self.random_append(),
         }

@@ -26,17 +26,15 @@ use std::{
 
 use super::{
     Health, LogOptions,
+    batch::{Active, Batch, publish},
     prepare::{self, Prepared, Preparer},
     reader,
-    record::{self, Position, Record},
+    record::{Position, Record},
     segment::{self, Checkpoints, HEADER_BYTES},
-    shared::{Append, Operation, SegmentView, Shared},
+    shared::{Operation, SegmentView, Shared},
     state::{Purged, StateFile, Truncation},
 };
-use crate::{
-    Error,
-    files::{File, Files},
-};
+use crate::{Error, files::Files};
 
 /// How a call of [`Flusher::drive`] ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,22 +50,6 @@ pub(super) enum Progress {
 enum Step {
     Done,
     NoSpace,
-}
-
-/// The segment records are written to.
-#[derive(Debug)]
-struct Active {
-    number: u64,
-    path: PathBuf,
-    file: Arc<dyn File>,
-    salt: u64,
-    length: u64,
-    first_index: u64,
-    /// The record before the first, as the header says.
-    previous: Option<Position>,
-    /// Where the next record goes.
-    end: u64,
-    empty: bool,
 }
 
 /// The one who writes.
@@ -101,20 +83,8 @@ impl Flusher {
         preparer: Arc<Preparer>,
         opened: Opened,
     ) -> Self {
-        let active = {
-            let state = shared.lock();
-            state.segments.last().map(|view| Active {
-                number: view.number,
-                path: view.path.clone(),
-                file: Arc::clone(&view.file),
-                salt: view.salt,
-                length: view.length,
-                first_index: view.first_index,
-                previous: opened.active_previous,
-                end: view.end,
-                empty: view.next_index == view.first_index,
-            })
-        };
+        let active =
+            shared.lock().segments.last().map(|view| Active::new(view, opened.active_previous));
         preparer.request(opened.newest_number + 1);
         Self {
             files,
@@ -323,6 +293,7 @@ impl Flusher {
             return Ok(Step::NoSpace);
         }
         self.write_header(prepared, first.index)?;
+        self.set_health(Health::Working);
         self.preparer.request(self.newest_number + 1);
         Ok(Step::Done)
     }
@@ -342,30 +313,19 @@ impl Flusher {
         file.write_at(&header.encode(), 0).map_err(|error| Error::io("write", &path, error))?;
         file.sync_data().map_err(|error| Error::io("sync", &path, error))?;
         self.newest_number = number;
-        let end = HEADER_BYTES as u64;
-        self.shared.lock().segments.push(SegmentView {
-            number,
-            path: path.clone(),
-            file: Arc::clone(&file),
-            salt,
-            first_index,
-            next_index: first_index,
-            end,
-            length,
-            checkpoints: Checkpoints::default(),
-        });
-        let previous = self.last;
-        self.active = Some(Active {
+        let view = SegmentView {
             number,
             path,
             file,
             salt,
-            length,
             first_index,
-            previous,
-            end,
-            empty: true,
-        });
+            next_index: first_index,
+            end: HEADER_BYTES as u64,
+            length,
+            checkpoints: Checkpoints::default(),
+        };
+        self.active = Some(Active::new(&view, self.last));
+        self.shared.lock().segments.push(view);
         Ok(())
     }
 
@@ -378,7 +338,7 @@ impl Flusher {
         state.segments.pop();
         let before = state.segments.last().cloned();
         drop(state);
-        self.active = before.map(|view| Active::full(&view));
+        self.active = before.map(|view| Active::new(&view, None));
         Ok(())
     }
 
@@ -403,7 +363,7 @@ impl Flusher {
             self.last = Some(reader::last_position(view)?);
         }
         self.state_file.save_truncation(None)?;
-        self.active = kept.last().map(Active::full);
+        self.active = kept.last().map(|view| Active::new(view, None));
         self.shared.lock().segments = kept;
         Ok(())
     }
@@ -481,106 +441,6 @@ impl Flusher {
         }) {
             self.settle(&operation);
             operation.complete(Ok(()));
-        }
-    }
-}
-
-impl Active {
-    /// The last segment of a log that has at least one record in it.
-    fn full(view: &SegmentView) -> Self {
-        Self {
-            number: view.number,
-            path: view.path.clone(),
-            file: Arc::clone(&view.file),
-            salt: view.salt,
-            length: view.length,
-            first_index: view.first_index,
-            previous: None,
-            end: view.end,
-            empty: view.next_index == view.first_index,
-        }
-    }
-
-    /// Tells whether a record may be written behind `pending_bytes` of a batch whose last record
-    /// is `before`.
-    fn takes(&self, record: &Record, before: Option<Position>, pending_bytes: usize) -> bool {
-        let suits = !self.empty
-            || pending_bytes > 0
-            || (record.index == self.first_index && before == self.previous);
-        let end = self.end + (pending_bytes + record.stored_bytes()) as u64;
-        suits && end <= self.length
-    }
-
-    /// Writes a batch behind the last record and syncs it.
-    fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        assert!(self.end + bytes.len() as u64 <= self.length, "a batch stays in its segment");
-        self.file
-            .write_at(bytes, self.end)
-            .map_err(|error| Error::io("write", &self.path, error))?;
-        self.file.sync_data().map_err(|error| Error::io("sync", &self.path, error))?;
-        self.end += bytes.len() as u64;
-        self.empty = false;
-        Ok(())
-    }
-}
-
-/// Records about to be written to one segment with one write.
-struct Batch {
-    buffer: Vec<u8>,
-    /// Index and offset of each record.
-    places: Vec<(u64, u64)>,
-    /// For each append touched: its place in the run, and how much of it is written afterwards.
-    written: Vec<(usize, usize)>,
-    /// The index of the batch's first record.
-    start: Option<u64>,
-    /// The last record of the batch, or before it.
-    last: Option<Position>,
-    /// The first record that does not fit.
-    overflow: Option<Record>,
-}
-
-impl Batch {
-    fn new(mut buffer: Vec<u8>, last: Option<Position>) -> Self {
-        buffer.clear();
-        Self { buffer, places: Vec::new(), written: Vec::new(), start: None, last, overflow: None }
-    }
-
-    /// Encodes what is left of an append, and tells whether all of it fits.
-    fn add(&mut self, active: Option<&Active>, at: usize, append: &Append) -> bool {
-        let mut written = append.written;
-        for record in &append.records[append.written..] {
-            let fitting =
-                active.filter(|active| active.takes(record, self.last, self.buffer.len()));
-            let Some(active) = fitting else {
-                self.overflow = Some(record.clone());
-                break;
-            };
-            self.places.push((record.index, active.end + self.buffer.len() as u64));
-            let start = *self.start.get_or_insert(record.index);
-            record::encode(record, active.salt, start, &mut self.buffer);
-            self.last = Some(record.position());
-            written += 1;
-        }
-        if written > append.written {
-            self.written.push((at, written));
-        }
-        self.overflow.is_none()
-    }
-}
-
-/// Tells readers about a synced batch.
-fn publish(shared: &Shared, active: &Active, run: &VecDeque<Operation>, batch: &Batch) {
-    let mut state = shared.lock();
-    let view = state.segments.last_mut().expect("the active segment is among them");
-    assert_eq!(view.number, active.number, "the active segment is the last");
-    for &(index, offset) in &batch.places {
-        view.checkpoints.note(index, offset);
-        view.next_index = index + 1;
-    }
-    view.end = active.end;
-    for &(at, _) in &batch.written {
-        if let Operation::Append(append) = &run[at] {
-            state.mark_flushed(append);
         }
     }
 }

@@ -9,10 +9,11 @@
 //! |---|---|
 //! | `record.rs`, `segment.rs`, `state.rs` | the bytes on disk, without any I/O in the first two |
 //! | `shared.rs` | the log in memory, and the queue |
-//! | `flusher.rs`, `prepare.rs`, `driver.rs` | making it durable, and on which thread |
+//! | `flusher.rs`, `batch.rs`, `prepare.rs`, `driver.rs` | making it durable, and on which thread |
 //! | `reader.rs` | reading what is no longer in memory |
 //! | `repair.rs` | opening after a crash |
 
+mod batch;
 mod driver;
 mod flusher;
 mod prepare;
@@ -410,7 +411,7 @@ impl Log {
         records: &mut Vec<Record>,
     ) -> Result<(), Error> {
         loop {
-            let view = {
+            let (view, end) = {
                 let state = self.inner.shared.lock();
                 if let Some(failure) = &state.failure {
                     return Err(Error::Failed(Arc::clone(failure)));
@@ -423,13 +424,10 @@ impl Log {
                     records.extend(state.read_tail(&range, budget));
                     return Ok(());
                 }
-                let behind =
-                    state.segments.partition_point(|segment| segment.first_index <= range.start);
-                let view = behind.checked_sub(1).map(|at| state.segments[at].clone());
-                view.filter(|view| range.start < view.next_index)
-                    .expect("records that are not in memory are on disk")
+                // The disk may still hold truncated records where memory has newer ones.
+                (state.segment_of(range.start), range.end.min(state.tail_first))
             };
-            let part = range.start..range.end.min(view.next_index);
+            let part = range.start..end.min(view.next_index);
             let (read, exhausted) = reader::read(&view, &part, budget)?;
             range.start += read.len() as u64;
             records.extend(read);

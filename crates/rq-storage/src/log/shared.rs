@@ -310,6 +310,14 @@ impl State {
         records
     }
 
+    /// Returns the segment that holds a record below `tail_first`.
+    pub(super) fn segment_of(&self, index: u64) -> SegmentView {
+        let behind = self.segments.partition_point(|segment| segment.first_index <= index);
+        let found = behind.checked_sub(1).map(|at| &self.segments[at]);
+        let found = found.filter(|segment| index < segment.next_index);
+        found.expect("records that are not in memory are on disk").clone()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.first == self.next
     }
