@@ -215,8 +215,7 @@ fn checkpoint(connection: &Connection, kind: c_int) -> Result<(u64, u64), Sqlite
 
 /// Calls `xSync` of one of a connection's own files.
 fn sync_file(connection: &Connection, which: c_int) -> Result<(), SqliteError> {
-    let failed =
-        |code: c_int| SqliteError { code, message: ffi::code_to_str(code).to_owned() };
+    let failed = |code: c_int| SqliteError { code, message: ffi::code_to_str(code).to_owned() };
     let mut file: *mut ffi::sqlite3_file = ptr::null_mut();
     // SAFETY: the handle is used below while the connection is borrowed.
     let database = unsafe { connection.handle() };
@@ -241,3 +240,6 @@ fn sync_file(connection: &Connection, which: c_int) -> Result<(), SqliteError> {
     let code = unsafe { sync(file, ffi::SQLITE_SYNC_NORMAL) };
     if code == ffi::SQLITE_OK { Ok(()) } else { Err(failed(code)) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -124,6 +124,11 @@ fn difference(found: &[String]) -> Option<String> {
     ))
 }
 
+/// The version of the SQLite library in this program.
+pub fn sqlite_version() -> &'static str {
+    rusqlite::version()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

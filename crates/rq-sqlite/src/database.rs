@@ -38,8 +38,6 @@ pub struct Options {
     pub scratch: PathBuf,
     /// The most read connections; at least 1. Further reads wait.
     pub readers_max: usize,
-    /// How the writer is set up.
-    pub writer: WriterOptions,
     /// A disk that fails on command, for tests and simulations.
     pub faults: Option<Arc<FaultDisk>>,
 }
@@ -51,7 +49,6 @@ impl Options {
             path: path.into(),
             scratch: scratch.into(),
             readers_max: DEFAULT_READERS_MAX,
-            writer: WriterOptions::default(),
             faults: None,
         }
     }
@@ -85,9 +82,9 @@ impl Database {
     ///
     /// # Errors
     /// See [`OpenError`]. A file that is not ours is left as it is.
-    pub fn open(options: &Options) -> Result<Self, OpenError> {
-        let Parts { writer, readers, checkpointer, opened } = open_parts(options)?;
-        let writer = Writer::new(writer, options.writer)
+    pub fn open(options: &Options, writer: WriterOptions) -> Result<Self, OpenError> {
+        let Parts { writer: parts, readers, checkpointer, opened } = open_parts(options)?;
+        let writer = Writer::new(parts, writer)
             .map_err(|error| error.into_open_error(&options.path, "preparing the writer"))?;
         Ok(Self { writer, checkpointer, readers, opened })
     }
@@ -142,6 +139,7 @@ pub(crate) fn open_parts(options: &Options) -> Result<Parts, OpenError> {
         connection::shape_new_database(&writer).map_err(refuse)?;
     }
     connection::use_wal(&writer).map_err(refuse)?;
+    settle_directory(options)?;
     if found.is_none() {
         state::create(&writer).map_err(refuse)?;
     }
@@ -184,6 +182,17 @@ fn prepare_files(options: &Options) -> Result<(), OpenError> {
     }
 }
 
+/// Makes durable that the journal of the switch to WAL mode is gone. Should it come back after a
+/// power cut, SQLite would take it for the journal of an unfinished transaction and roll the file
+/// back to what it was before: empty. Done at each opening, as the last one may have been cut short.
+fn settle_directory(options: &Options) -> Result<(), OpenError> {
+    let path = &options.path;
+    if let Some(disk) = &options.faults {
+        disk.directory_synced();
+    }
+    sync_directory(path).map_err(|error| io_error(path, "syncing the data directory", &error))
+}
+
 fn sync_directory(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(directory) if !directory.as_os_str().is_empty() => File::open(directory)?.sync_all(),
@@ -205,3 +214,6 @@ fn io_error(path: &Path, doing: &str, error: &io::Error) -> OpenError {
     };
     OpenError::Local { path: path.to_owned(), source }
 }
+
+#[cfg(test)]
+mod tests;

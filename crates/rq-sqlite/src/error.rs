@@ -158,6 +158,10 @@ impl SqliteError {
     /// What kind of failure this is to a client.
     pub(crate) fn kind(&self) -> ErrorKind {
         match self.primary() {
+            // A refused function has no code of its own.
+            ffi::SQLITE_ERROR if self.message.starts_with("not authorized") => {
+                ErrorKind::NotAuthorized
+            }
             ffi::SQLITE_ERROR => ErrorKind::Sql,
             ffi::SQLITE_CONSTRAINT | ffi::SQLITE_MISMATCH => ErrorKind::Constraint,
             ffi::SQLITE_AUTH => ErrorKind::NotAuthorized,

@@ -26,11 +26,14 @@ mod rows;
 mod session;
 mod state;
 mod statements;
+#[cfg(test)]
+mod testing;
 mod transaction;
 mod vfs;
 mod writer;
 
 pub use checkpoint::{Checkpointer, Finish, Fold};
+pub use compile_options::sqlite_version;
 pub use connection::ENGINE_EPOCH;
 pub use database::{DEFAULT_READERS_MAX, Database, Opened, Options};
 pub use entry::{
@@ -47,4 +50,4 @@ pub use vfs::{
     faults::{FaultDisk, FaultHook, FileKind, FileOperation, OperationKind, Verdict},
     unsynced::{Piece, UnsyncedEffect},
 };
-pub use writer::{ApplyError, Database, Writer, WriterOptions};
+pub use writer::{ApplyError, Writer, WriterOptions};

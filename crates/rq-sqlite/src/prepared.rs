@@ -27,6 +27,9 @@ use crate::error::SqliteError;
 /// SQL texts longer than this are compiled anew each time, so that a cache cannot hold much memory.
 const LONGEST_CACHED_TEXT: usize = 16 * 1024;
 
+/// A function of SQLite that tells a text about a column.
+type ColumnText = unsafe extern "C" fn(*mut ffi::sqlite3_stmt, c_int) -> *const c_char;
+
 /// A compiled statement.
 pub(crate) struct Prepared {
     statement: NonNull<ffi::sqlite3_stmt>,
@@ -205,13 +208,15 @@ impl Prepared {
         let statement = self.raw();
         // SAFETY: the statement is alive; out of range or without a row SQLite answers NULL.
         match unsafe { ffi::sqlite3_column_type(statement, column) } {
-            // SAFETY: as above.
             ffi::SQLITE_INTEGER => {
-                ValueRef::Integer(unsafe { ffi::sqlite3_column_int64(statement, column) })
+                // SAFETY: as above.
+                let integer = unsafe { ffi::sqlite3_column_int64(statement, column) };
+                ValueRef::Integer(integer)
             }
-            // SAFETY: as above.
             ffi::SQLITE_FLOAT => {
-                ValueRef::Real(unsafe { ffi::sqlite3_column_double(statement, column) })
+                // SAFETY: as above.
+                let real = unsafe { ffi::sqlite3_column_double(statement, column) };
+                ValueRef::Real(real)
             }
             ffi::SQLITE_TEXT => {
                 // SAFETY: as above.
@@ -253,12 +258,15 @@ impl Prepared {
     fn describe(&self, index: usize) -> Column {
         let index = c_int::try_from(index).unwrap_or(c_int::MAX);
         let statement = self.raw();
-        // SAFETY: the statement is alive; the string lives until it is recompiled or finalized.
-        let name = unsafe { owned(ffi::sqlite3_column_name(statement, index)) };
-        // SAFETY: as above.
-        let declared_type = unsafe { owned(ffi::sqlite3_column_decltype(statement, index)) };
-        // SAFETY: as above.
-        let table = unsafe { owned(ffi::sqlite3_column_table_name(statement, index)) };
+        let text = |call: ColumnText| {
+            // SAFETY: the statement is alive; out of range SQLite answers null.
+            let text = unsafe { call(statement, index) };
+            // SAFETY: the string lives until the statement is recompiled or finalized.
+            unsafe { owned(text) }
+        };
+        let name = text(ffi::sqlite3_column_name);
+        let declared_type = text(ffi::sqlite3_column_decltype);
+        let table = text(ffi::sqlite3_column_table_name);
         Column { name: name.unwrap_or_default(), declared_type, table }
     }
 
@@ -315,7 +323,7 @@ fn bind_text(statement: *mut ffi::sqlite3_stmt, index: c_int, text: &[u8]) -> c_
 }
 
 /// `SQLITE_UTF8` in the type the call wants.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the constant is 1")]
+#[expect(clippy::cast_possible_truncation, reason = "the constant is 1")]
 const TEXT_ENCODING: u8 = ffi::SQLITE_UTF8 as u8;
 
 fn bind_blob(statement: *mut ffi::sqlite3_stmt, index: c_int, blob: &[u8]) -> c_int {
@@ -398,11 +406,6 @@ impl StatementCache {
         }
         self.uses += 1;
         self.kept.insert(text, Kept { statement, tail, last_use: self.uses });
-    }
-
-    /// Drops all statements, as must happen before a connection is closed.
-    pub(crate) fn clear(&mut self) {
-        self.kept.clear();
     }
 
     /// A scan of a few dozen entries, only when a new text arrives at a full cache.

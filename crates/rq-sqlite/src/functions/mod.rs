@@ -237,3 +237,6 @@ unsafe extern "C" fn total_changes(
     // SAFETY: as above.
     unsafe { ffi::sqlite3_result_int64(context, total.saturating_sub(before)) };
 }
+
+#[cfg(test)]
+mod tests;

@@ -169,7 +169,7 @@ impl fmt::Debug for FaultDisk {
 }
 
 /// An open file: ours in front, the platform's behind it in the same allocation of SQLite's.
-#[repr(C, align(16))]
+#[repr(C)]
 struct Wrapped {
     base: ffi::sqlite3_file,
     /// Owned; freed on close.
@@ -292,11 +292,15 @@ struct Parts<'a> {
 unsafe fn parts<'a>(file: *mut ffi::sqlite3_file) -> Parts<'a> {
     let wrapped = file.cast::<Wrapped>();
     // SAFETY: the caller's promise.
-    let info = unsafe { &*(*wrapped).info };
+    let info = unsafe { (*wrapped).info };
+    // SAFETY: as above; the information lives until the file is closed.
+    let info = unsafe { &*info };
     // SAFETY: as above.
     let inner = unsafe { wrapped.add(1) }.cast::<ffi::sqlite3_file>();
     // SAFETY: the platform's file was opened successfully, so it has methods.
-    let methods = unsafe { &*(*inner).pMethods };
+    let methods = unsafe { (*inner).pMethods };
+    // SAFETY: as above; methods are static.
+    let methods = unsafe { &*methods };
     Parts { info, inner, methods }
 }
 

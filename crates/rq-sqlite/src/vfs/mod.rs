@@ -256,3 +256,6 @@ unsafe extern "C" fn utc(time: *const libc::time_t, broken_down: *mut libc::tm) 
     let answer = unsafe { libc::gmtime_r(time, broken_down) };
     c_int::from(answer.is_null())
 }
+
+#[cfg(test)]
+mod tests;
