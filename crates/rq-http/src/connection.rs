@@ -60,7 +60,7 @@ pub(crate) async fn serve(socket: TcpStream, service: Arc<Service>, watched: Wat
     };
     if let Err(error) = result {
         // The client's doing in nearly all cases, so not worth more.
-        tracing::debug!(target: "http", "connection ended: {error}");
+        tracing::debug!("connection ended: {error}");
     }
 }
 

@@ -203,7 +203,6 @@ impl Worker {
         if let Err(error) = &result {
             self.metrics.queued_dropped.increment();
             tracing::error!(
-                target: "http",
                 "queued write {} is given up with {} statements: {error}",
                 item.sequence,
                 item.statements.len()
@@ -237,7 +236,7 @@ impl Worker {
                 return Err(error);
             }
             if !warned {
-                tracing::warn!(target: "http", "queued writes wait, trying again every second: {error}");
+                tracing::warn!("queued writes wait, trying again every second: {error}");
                 warned = true;
             }
             tokio::select! {
@@ -263,7 +262,7 @@ impl Worker {
         if let Some(first) = failures.next() {
             let count = failures.count() + 1;
             self.metrics.queued_statements_failed.add(count);
-            tracing::warn!(target: "http", "{count} queued statements failed, the first: {first}");
+            tracing::warn!("{count} queued statements failed, the first: {first}");
         }
     }
 

@@ -224,7 +224,7 @@ async fn accept(
             Ok((socket, _peer)) => admit(socket, &service, &watch),
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                tracing::error!(target: "http", "accepting connections pauses: {error}");
+                tracing::error!("accepting connections pauses: {error}");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
