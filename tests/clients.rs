@@ -1,0 +1,145 @@
+//! Client libraries of other languages, unmodified, from their registries, versions pinned: one
+//! scenario each in `clients/*`.
+//!
+//! A library is installed once into the target folder. Without its toolchain or its registry the
+//! suite is ignored. A scenario gets `host:port`, and ends with 0 if all it saw was right.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use rq_tests::{Node, binaries::tests_root};
+
+use crate::Suite;
+
+/// The suites of this file.
+pub(crate) fn suites() -> Vec<Suite> {
+    vec![
+        Suite { name: "clients::pyrqlite", need: need_pyrqlite, run: pyrqlite },
+        Suite { name: "clients::sqlalchemy_rqlite", need: need_sqlalchemy, run: sqlalchemy },
+        Suite { name: "clients::rqlite_js", need: need_rqlite_js, run: rqlite_js },
+        Suite { name: "clients::gorqlite", need: need_gorqlite, run: gorqlite },
+    ]
+}
+
+fn need_pyrqlite() -> Result<(), String> {
+    need_python("pyrqlite")
+}
+
+fn need_sqlalchemy() -> Result<(), String> {
+    need_python("sqlalchemy")
+}
+
+fn need_python(name: &str) -> Result<(), String> {
+    install(name, "requirements.txt", |place| {
+        let venv = place.join("venv");
+        tool(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
+        let requirements = source(name).join("requirements.txt");
+        let mut pip = Command::new(venv.join("bin/python"));
+        tool(pip.args(["-m", "pip", "install", "--quiet", "--requirement"]).arg(requirements))
+    })
+}
+
+fn need_rqlite_js() -> Result<(), String> {
+    install("rqlite_js", "package-lock.json", |place| {
+        tool(Command::new("node").arg("--version"))?;
+        for file in ["package.json", "package-lock.json", "scenario.js"] {
+            fs::copy(source("rqlite_js").join(file), place.join(file))
+                .map_err(|error| format!("copying {file}: {error}"))?;
+        }
+        tool(Command::new("npm").args(["ci", "--ignore-scripts", "--no-audit"]).current_dir(place))
+    })
+}
+
+fn need_gorqlite() -> Result<(), String> {
+    install("gorqlite", "main.go", |place| {
+        let mut go = Command::new("go");
+        go.args(["build", "-o"]).arg(place.join("scenario")).current_dir(source("gorqlite"));
+        tool(&mut go)
+    })
+}
+
+fn pyrqlite() {
+    python("pyrqlite");
+}
+
+fn sqlalchemy() {
+    python("sqlalchemy");
+}
+
+fn python(name: &str) {
+    run(Command::new(place(name).join("venv/bin/python")).arg(source(name).join("scenario.py")));
+}
+
+fn rqlite_js() {
+    let scenario = place("rqlite_js").join("scenario.js");
+    fs::copy(source("rqlite_js").join("scenario.js"), &scenario).unwrap();
+    run(Command::new("node").arg(scenario));
+}
+
+fn gorqlite() {
+    run(&mut Command::new(place("gorqlite").join("scenario")));
+}
+
+/// Runs a scenario against a node of its own, and stops that node in good order.
+fn run(scenario: &mut Command) {
+    let mut node = Node::start();
+    let output = scenario.arg(node.http_addr()).output().unwrap();
+    assert!(
+        output.status.success(),
+        "{}\n{}{}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+        node.log()
+    );
+    assert_eq!(node.value("PRAGMA integrity_check"), "ok");
+    assert_eq!(node.stop(), 0);
+}
+
+/// The folder of a scenario.
+fn source(name: &str) -> PathBuf {
+    tests_root().join("clients").join(name)
+}
+
+/// Where its library is installed.
+fn place(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("clients").join(name)
+}
+
+/// Installs a library unless the same version is there already. `pin` is the file of the scenario
+/// that names the version; a copy of it marks a complete installation.
+fn install(
+    name: &str,
+    pin: &str,
+    steps: impl FnOnce(&Path) -> Result<(), String>,
+) -> Result<(), String> {
+    let place = place(name);
+    let mark = place.join("installed");
+    let wanted = fs::read(source(name).join(pin)).unwrap();
+    if fs::read(&mark).is_ok_and(|installed| installed == wanted) {
+        return Ok(());
+    }
+    if env::var_os("RQ_TEST_OFFLINE").is_some() {
+        return Err("not installed, and RQ_TEST_OFFLINE is set".to_owned());
+    }
+    drop(fs::remove_dir_all(&place));
+    fs::create_dir_all(&place).map_err(|error| format!("{}: {error}", place.display()))?;
+    steps(&place)?;
+    fs::write(mark, wanted).map_err(|error| error.to_string())
+}
+
+/// Runs a step of an installation.
+fn tool(command: &mut Command) -> Result<(), String> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let Output { status, stderr, .. } =
+        command.output().map_err(|error| format!("{program}: {error}"))?;
+    if status.success() {
+        return Ok(());
+    }
+    let stderr = String::from_utf8_lossy(&stderr);
+    let last = stderr.trim().lines().last().unwrap_or_default();
+    Err(format!("{program} ended with {status}: {last}"))
+}

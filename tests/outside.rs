@@ -1,0 +1,64 @@
+//! The suites that need more than this workspace: other languages and their registries, root.
+//!
+//! A suite whose needs are not met is reported as *ignored*, with the reason, never as passed.
+//! `RQ_TEST_REQUIRE_ALL=1` turns each unmet need into a failure. `RQ_TEST_OFFLINE=1` counts as
+//! having no registries.
+
+use std::{env, process::ExitCode};
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// Unmodified client libraries of other languages, a scenario each: `clients/*`.
+mod clients;
+
+/// A real schema and data, sent over HTTP and compared with what stock SQLite makes of it.
+mod chinook;
+
+/// Ordinary statements through HTTP and through SQLite directly.
+mod sql_equal;
+
+/// A file system that fills up and is freed.
+mod full_disk;
+
+/// HTTPS, client certificates and reload, with a client that is not ours.
+mod https;
+
+/// What a suite needs that this machine may lack: `Err` says what is missing.
+type Need = fn() -> Result<(), String>;
+
+/// A suite: its name, its needs, and what to run.
+pub struct Suite {
+    /// The name it is reported and filtered by.
+    pub name: &'static str,
+    /// Tells whether it can run here.
+    pub need: Need,
+    /// Panics if it fails.
+    pub run: fn(),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let suites = [clients::suites(), chinook::suites(), sql_equal::suites(), full_disk::suites(), https::suites()];
+    let trials = suites.into_iter().flatten().map(trial).collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+fn trial(suite: Suite) -> Trial {
+    let Suite { name, need, run } = suite;
+    let unmet = need().err();
+    let reported = unmet.clone();
+    let trial = Trial::test(name, move || match reported {
+        Some(reason) => Err(Failed::from(reason)),
+        None => {
+            run();
+            Ok(())
+        }
+    });
+    match unmet {
+        Some(reason) if env::var_os("RQ_TEST_REQUIRE_ALL").is_none() => {
+            eprintln!("SKIPPED {name}: {reason}");
+            trial.with_ignored_flag(true)
+        }
+        _ => trial,
+    }
+}
