@@ -1,10 +1,11 @@
 //! Reading a request's body: whole, bounded, and without a copy where it came in one piece.
 
-use bytes::{Buf as _, Bytes};
-use http_body_util::BodyExt as _;
-use hyper::body::{Body as _, Incoming};
+use std::{future::poll_fn, pin::Pin, task::Poll};
 
-use crate::{limits::SMALL_BODY_BYTES, service::Service};
+use bytes::{Buf as _, Bytes};
+use hyper::body::{Body as _, Frame, Incoming};
+
+use crate::{limits::SMALL_BODY_BYTES, service::Service, vitals::Vitals};
 
 /// The most that is set aside for a body because of its announced length alone.
 const CAPACITY_AHEAD_BYTES: u64 = 1 << 20;
@@ -39,6 +40,7 @@ impl Body<'_> {
 /// Reads the whole body.
 pub(crate) async fn read<'a>(
     incoming: &mut Incoming,
+    vitals: Option<&Vitals>,
     service: &'a Service,
 ) -> Result<Body<'a>, BodyError> {
     let limits = service.limits();
@@ -47,7 +49,7 @@ pub(crate) async fn read<'a>(
         return Err(BodyError::TooLarge { limit });
     }
     let mut share = None;
-    let Some(first) = next(incoming).await? else {
+    let Some(first) = next(incoming, vitals).await? else {
         return Ok(Body { bytes: Bytes::new(), _share: None });
     };
     if incoming.is_end_stream() {
@@ -62,7 +64,7 @@ pub(crate) async fn read<'a>(
         within(length, limit)?;
         take_share(&mut share, service, length)?;
         bytes.extend_from_slice(&data);
-        piece = next(incoming).await?;
+        piece = next(incoming, vitals).await?;
     }
     Ok(Body { bytes: bytes.into(), _share: share })
 }
@@ -72,14 +74,25 @@ fn within(length: u64, limit: u64) -> Result<(), BodyError> {
 }
 
 /// The next piece of data; trailers are passed over.
-async fn next(incoming: &mut Incoming) -> Result<Option<Bytes>, BodyError> {
-    while let Some(frame) = incoming.frame().await {
-        match frame.map_err(|_| BodyError::Broken)?.into_data() {
-            Ok(data) => return Ok(Some(data)),
-            Err(_trailers) => {}
+async fn next(
+    incoming: &mut Incoming,
+    vitals: Option<&Vitals>,
+) -> Result<Option<Bytes>, BodyError> {
+    loop {
+        let frame = poll_fn(|context| match Pin::new(&mut *incoming).poll_frame(context) {
+            // HTTP is kept from seeing that nothing will come any more, see `stream`.
+            Poll::Pending if vitals.is_some_and(Vitals::has_end_of_input) => {
+                Poll::Ready(Err(BodyError::Broken))
+            }
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(frame) => Poll::Ready(frame.transpose().map_err(|_| BodyError::Broken)),
+        });
+        match frame.await?.map(Frame::into_data) {
+            Some(Ok(data)) => return Ok(Some(data)),
+            Some(Err(_trailers)) => {}
+            None => return Ok(None),
         }
     }
-    Ok(None)
 }
 
 /// A part of [`crate::Limits::bodies_bytes_max`], given back when dropped.

@@ -36,7 +36,7 @@ const HTTP_ON_TLS: &[u8] =
 /// What a client is told when there are too many connections.
 const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\n\
     X-Content-Type-Options: nosniff\r\nX-Rq-Error: overloaded; outcome=not-done\r\nRetry-After: 1\r\n\
-    Content-Length: 45\r\nConnection: close\r\n\r\ntoo many connections are open; try again later\n";
+    Content-Length: 47\r\nConnection: close\r\n\r\ntoo many connections are open; try again later\n";
 
 /// Tells a client that there is no room for it, if that can be said without a handshake. Takes no more
 /// than a moment.
@@ -133,7 +133,10 @@ where
 /// HTTP/1 and HTTP/2 as we speak them. Time limits are the watch's business.
 fn protocols(limits: &Limits) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().max_buf_size(limits.head_bytes_max.max(HEAD_BYTES_LEAST)).title_case_headers(true);
+    builder
+        .http1()
+        .max_buf_size(limits.head_bytes_max.max(HEAD_BYTES_LEAST))
+        .title_case_headers(true);
     builder
         .http2()
         .timer(TokioTimer::new())

@@ -1,6 +1,6 @@
 //! One request and its answer on a connection: time limits, hang-ups, headers.
 
-use std::{future::poll_fn, future::Future as _, pin::pin, sync::Arc, task::Poll, time::Duration};
+use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response, Version};
@@ -36,12 +36,25 @@ pub(crate) struct HungUp;
 
 type Outcome = Result<Response<Full<Bytes>>, HungUp>;
 
-/// Answers one request.
-pub(crate) async fn run(link: Arc<Link>, request: Request<Incoming>) -> Outcome {
+/// Answers one request. Its time begins with the call, not with the first poll: what comes over the connection
+/// in between is already seen in the light of it.
+pub(crate) fn run(
+    link: Arc<Link>,
+    request: Request<Incoming>,
+) -> impl Future<Output = Outcome> + Send {
+    let mut stream = None;
     if request.version() == Version::HTTP_2 {
-        Box::pin(run_stream(&link, request)).await
+        link.vitals.stream_began(link.watch.now());
+        stream = Some(StreamEnd(Arc::clone(&link)));
     } else {
-        run_alone(&link, request).await
+        let phase = if request.body().is_end_stream() { Phase::Work } else { Phase::Body };
+        link.vitals.enter(phase, link.watch.now());
+    }
+    async move {
+        match stream {
+            None => run_alone(&link, request).await,
+            Some(end) => Box::pin(run_stream(&link, request, end)).await,
+        }
     }
 }
 
@@ -52,8 +65,6 @@ async fn run_alone(link: &Link, request: Request<Incoming>) -> Outcome {
     let query = head.uri.query().unwrap_or_default();
     let kept = aside.take(query);
     let query = kept.as_deref().unwrap_or(query);
-    let phase = if body.is_end_stream() { Phase::Work } else { Phase::Body };
-    vitals.enter(phase, watch.now());
     let ended = {
         let mut answer = pin!(service.answer(&head, &mut body, Some(vitals), query));
         poll_fn(|context| match vitals.verdict() {
@@ -86,10 +97,8 @@ async fn run_alone(link: &Link, request: Request<Incoming>) -> Outcome {
 }
 
 /// HTTP/2: any number of requests at a time, each under a timer of its own.
-async fn run_stream(link: &Link, request: Request<Incoming>) -> Outcome {
-    let Link { service, vitals, watch, .. } = link;
-    vitals.stream_began(watch.now());
-    let _ending = EndOfStream(link);
+async fn run_stream(link: &Link, request: Request<Incoming>, _end: StreamEnd) -> Outcome {
+    let service = &link.service;
     let (head, mut body) = request.into_parts();
     let limit = service.limits().request_time_max;
     let limit = if limit.is_zero() { Duration::MAX } else { limit };
@@ -135,10 +144,10 @@ fn timed_out(service: &Service, reading: bool, path: &str) -> Reply {
     error::work_timeout(service.limits(), may_have_changed)
 }
 
-/// Notes the end of a stream, also when it is cancelled.
-struct EndOfStream<'a>(&'a Link);
+/// Notes the end of a stream when dropped, also if the stream was cancelled.
+struct StreamEnd(Arc<Link>);
 
-impl Drop for EndOfStream<'_> {
+impl Drop for StreamEnd {
     fn drop(&mut self) {
         self.0.vitals.stream_ended(self.0.watch.now());
     }

@@ -97,8 +97,7 @@ async fn wait(call: &Call<'_>, ticket: Ticket) -> Result<(), Reply> {
 /// The reply that tells a queued write's number.
 fn numbered(call: &Call<'_>, sequence: u64) -> Reply {
     let params = &call.params;
-    let options =
-        Options { timings: params.timings, pretty: params.pretty, ..Options::default() };
+    let options = Options { timings: params.timings, pretty: params.pretty, ..Options::default() };
     let envelope = Envelope {
         elapsed: Some(call.began.elapsed()),
         sequence_number: i64::try_from(sequence).ok(),

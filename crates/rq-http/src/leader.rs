@@ -77,11 +77,7 @@ async fn target(call: &mut Call<'_>) -> Result<Option<String>, Reply> {
         None | Some(Value::Null) if value.is_object() || value.is_null() => None,
         None
         | Some(
-            Value::Null
-            | Value::Bool(_)
-            | Value::Number(_)
-            | Value::Array(_)
-            | Value::Object(_),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_),
         ) => {
             return Err(error::bad_request("invalid JSON: id must be a string in an object"));
         }

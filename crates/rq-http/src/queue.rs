@@ -90,8 +90,7 @@ impl Queue {
             processed: Arc::clone(&processed),
             closing,
         };
-        let worker =
-            Worker { receiver, options, slot, metrics, processed, closing: closing_seen };
+        let worker = Worker { receiver, options, slot, metrics, processed, closing: closing_seen };
         (queue, worker)
     }
 
@@ -155,7 +154,8 @@ impl Worker {
     /// Gathers requests around the first until the batch is full or old enough.
     async fn gather(&mut self, first: Item) -> Vec<Item> {
         let size = self.options.batch_size.max(1);
-        let deadline = (!self.options.timeout.is_zero()).then(|| Instant::now() + self.options.timeout);
+        let deadline =
+            (!self.options.timeout.is_zero()).then(|| Instant::now() + self.options.timeout);
         let mut closing = self.closing.clone();
         let mut bytes = first.bytes;
         let mut batch = vec![first];

@@ -53,8 +53,7 @@ async fn examine(call: &Call<'_>) -> Readiness {
 
 /// Reads a row. The error is that of the read, and what it gave.
 async fn prove(node: &Node) -> Result<(), (String, String)> {
-    const EXPECTED: &str =
-        r#"{"results":[{"columns":["1"],"types":["integer"],"values":[[1]]}]}"#;
+    const EXPECTED: &str = r#"{"results":[{"columns":["1"],"types":["integer"],"values":[[1]]}]}"#;
     let read = Read {
         statements: vec![Statement::new("SELECT 1")],
         transaction: false,
@@ -65,7 +64,8 @@ async fn prove(node: &Node) -> Result<(), (String, String)> {
         timeout: Some(PROOF_TIMEOUT),
         min_index: None,
     };
-    let results = Results::new(rq_api::results::Options::default(), rq_api::results::Limits::default());
+    let results =
+        Results::new(rq_api::results::Options::default(), rq_api::results::Limits::default());
     let (results, _served) =
         node.query(read, results).await.map_err(|error| (error.to_string(), "[]".to_owned()))?;
     let answer = results

@@ -98,8 +98,7 @@ impl Bound {
         let metrics = Arc::new(Metrics::default());
         let started_at = Timestamp::now();
         let epoch = u64::try_from(started_at.as_nanosecond()).unwrap_or_default();
-        let (queue, worker) =
-            Queue::new(options.queue, epoch, slot.clone(), Arc::clone(&metrics));
+        let (queue, worker) = Queue::new(options.queue, epoch, slot.clone(), Arc::clone(&metrics));
         let service = Arc::new(Service {
             options,
             envelope,
@@ -111,6 +110,7 @@ impl Bound {
             started: Instant::now(),
             requests: AtomicUsize::new(0),
             body_bytes: AtomicU64::new(0),
+            watch: Arc::clone(&watch),
         });
         let (stop_accepting, stopped) = watch::channel(false);
         Server {

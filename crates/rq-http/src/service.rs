@@ -36,7 +36,7 @@ use crate::{
     routes::{self, Endpoint, Route},
     slot::NodeSlot,
     snapshot, sql, status,
-    vitals::Vitals,
+    vitals::{Vitals, Watch},
 };
 
 /// What all requests share.
@@ -51,6 +51,7 @@ pub(crate) struct Service {
     pub(crate) started: Instant,
     pub(crate) requests: AtomicUsize,
     pub(crate) body_bytes: AtomicU64,
+    pub(crate) watch: Arc<Watch>,
 }
 
 /// One request on its way through the server.
@@ -158,9 +159,7 @@ impl Service {
 
 fn refuse(route: &Route, refusal: Refusal) -> Reply {
     match refusal {
-        Refusal::Denied => {
-            Reply { content_type: route.content_type, ..error::unauthorized() }
-        }
+        Refusal::Denied => Reply { content_type: route.content_type, ..error::unauthorized() },
         Refusal::Busy => {
             error::overloaded("too many passwords are being verified; try again later")
         }
@@ -198,7 +197,7 @@ impl<'a> Call<'a> {
     /// # Errors
     /// The reply to give instead: 413, 503, or 400.
     pub(crate) async fn read_body(&mut self) -> Result<Body<'a>, Reply> {
-        let body = body::read(self.body, self.service).await;
+        let body = body::read(self.body, self.vitals, self.service).await;
         if let Some(vitals) = self.vitals {
             vitals.body_read();
         }

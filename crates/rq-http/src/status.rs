@@ -3,7 +3,7 @@
 //! It never waits for the database, so that it answers when nothing else does. Keys that only upstream's way
 //! of working gives a meaning are there with an empty value of the right type.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use jiff::Timestamp;
 use rq_api::{duration::GoDuration, status::friendly_bytes as friendly};
@@ -85,6 +85,11 @@ fn http(service: &Service) -> Value {
             "sequence_number": service.queue.processed(),
         } },
         "tls": tls(service),
+        "load": {
+            "connections": service.watch.count(),
+            "requests": service.requests.load(Ordering::Relaxed),
+            "body_bytes": service.body_bytes.load(Ordering::Relaxed),
+        },
         "warnings": warnings(service),
     });
     if let Some(origin) = &options.allow_origin {
@@ -97,7 +102,9 @@ fn http(service: &Service) -> Value {
 fn warnings(service: &Service) -> Vec<&'static str> {
     let is_open = !service.local_addr.ip().is_loopback();
     if is_open && !service.options.users.is_restricted() {
-        vec!["anybody who can reach this address can read and change the database: no -auth file is set"]
+        vec![
+            "anybody who can reach this address can read and change the database: no -auth file is set",
+        ]
     } else {
         Vec::new()
     }

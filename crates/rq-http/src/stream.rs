@@ -32,6 +32,8 @@ pub(crate) struct Stream<S> {
     aside: Arc<Aside>,
     /// Bytes of a head that are kept back until its first line is complete, or that stand in place of it.
     held: Vec<u8>,
+    /// How many of them the reader has.
+    released: usize,
     is_gathering: bool,
     head_bytes_max: usize,
 }
@@ -54,6 +56,7 @@ impl<S> Stream<S> {
             lingered_bytes: 0,
             aside,
             held: Vec::new(),
+            released: 0,
             is_gathering: false,
             head_bytes_max,
         }
@@ -63,25 +66,26 @@ impl<S> Stream<S> {
     /// `buffer`. Returns whether the reader may have what is in `buffer` and `held` now.
     fn inspect(&mut self, buffer: &mut ReadBuf<'_>, before: usize) -> bool {
         let came = &buffer.filled()[before..];
-        let whole = if self.held.is_empty() {
-            came
-        } else {
+        if self.is_gathering {
             self.held.extend_from_slice(came);
-            &self.held
-        };
-        match target::inspect(whole, &self.aside) {
-            Inspection::Pass if self.held.is_empty() => return true,
-            Inspection::Pass => self.is_gathering = false,
-            Inspection::Replace(bytes) => {
-                self.held = bytes;
-                self.is_gathering = false;
+            // Longer than a head may be: the HTTP library is to refuse it.
+            let is_too_long = self.held.len() > self.head_bytes_max;
+            if !is_too_long && !came.contains(&b'\n') {
+                buffer.set_filled(before);
+                return false;
             }
-            Inspection::More => {
-                if self.held.is_empty() {
+            self.is_gathering = false;
+            if let Inspection::Replace(bytes) = target::inspect(&self.held, &self.aside) {
+                self.held = bytes;
+            }
+        } else {
+            match target::inspect(came, &self.aside) {
+                Inspection::Pass => return true,
+                Inspection::Replace(bytes) => self.held = bytes,
+                Inspection::More => {
                     self.held.extend_from_slice(came);
+                    self.is_gathering = true;
                 }
-                // Longer than a head may be: the HTTP library is to refuse it.
-                self.is_gathering = self.held.len() <= self.head_bytes_max;
             }
         }
         buffer.set_filled(before);
@@ -90,9 +94,13 @@ impl<S> Stream<S> {
 
     /// Gives the reader as much of `held` as it takes.
     fn release(&mut self, buffer: &mut ReadBuf<'_>) {
-        let count = self.held.len().min(buffer.remaining());
-        buffer.put_slice(&self.held[..count]);
-        self.held.drain(..count);
+        let end = self.held.len().min(self.released + buffer.remaining());
+        buffer.put_slice(&self.held[self.released..end]);
+        self.released = end;
+        if end == self.held.len() {
+            self.held = Vec::new();
+            self.released = 0;
+        }
     }
 }
 
@@ -141,11 +149,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Stream<S> {
             return Poll::Ready(Ok(()));
         }
         match phase {
-            // The watch wakes this task when the client's grace is over.
-            Phase::Work => Poll::Pending,
-            Phase::Head | Phase::Body | Phase::Reply | Phase::Streams | Phase::Linger => {
-                Poll::Ready(Ok(()))
-            }
+            // HTTP would drop the request. Whoever reads a body asks the vital signs whether more can come;
+            // for the rest the watch wakes this task when the client's grace is over.
+            Phase::Body | Phase::Work => Poll::Pending,
+            Phase::Head | Phase::Reply | Phase::Streams | Phase::Linger => Poll::Ready(Ok(())),
         }
     }
 }
@@ -177,6 +184,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<S> {
         // HTTP/1 flushes the stream only after everything it had to say went into it.
         if this.vitals.phase() == Phase::Reply {
             this.vitals.enter(Phase::Head, this.watch.now());
+            if this.end_of_input {
+                // It was kept back, so nothing else would make HTTP read again.
+                context.waker().wake_by_ref();
+            }
         }
         Poll::Ready(Ok(()))
     }

@@ -148,7 +148,8 @@ mod tests {
     #[test]
     fn odd_queries_are_kept_aside() {
         let (head, query) =
-            replaced("GET /db/query?q=SELECT+\"a\"+<>+#é&pretty HTTP/1.1\r\nHost: x\r\n\r\nrest").unwrap();
+            replaced("GET /db/query?q=SELECT+\"a\"+<>+#é&pretty HTTP/1.1\r\nHost: x\r\n\r\nrest")
+                .unwrap();
         assert_eq!(head, format!("GET /db/query?{TOKEN}1 HTTP/1.1\r\nHost: x\r\n\r\nrest"));
         assert_eq!(query, "q=SELECT+\"a\"+<>+#é&pretty");
     }

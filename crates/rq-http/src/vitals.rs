@@ -126,6 +126,11 @@ impl Vitals {
         self.end_of_input_since.store(now, Ordering::Relaxed);
     }
 
+    /// Whether the client has closed its sending half.
+    pub(crate) fn has_end_of_input(&self) -> bool {
+        self.end_of_input_since.load(Ordering::Relaxed) != 0
+    }
+
     /// Notes that the answer was given before the request had been read.
     pub(crate) fn refuse(&self) {
         self.refused.store(true, Ordering::Relaxed);

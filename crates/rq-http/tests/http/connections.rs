@@ -68,7 +68,9 @@ fn bodies_may_come_in_any_pieces() {
 fn a_client_may_wait_for_100_continue() {
     let fixture = Fixture::start(|_| {});
     let mut client = fixture.connect();
-    client.send("POST /db/query HTTP/1.1\r\nHost: x\r\nContent-Length: 12\r\nExpect: 100-continue\r\n\r\n");
+    client.send(
+        "POST /db/query HTTP/1.1\r\nHost: x\r\nContent-Length: 12\r\nExpect: 100-continue\r\n\r\n",
+    );
     assert_eq!(client.receive().status, 100);
     client.send("[\"SELECT 1\"]");
     assert_eq!(client.receive().status, 200);
@@ -146,9 +148,15 @@ fn unescaped_sql_in_a_target_is_taken() {
     let fixture = Fixture::start(|_| {});
     let mut client = fixture.connect();
     let targets = [
-        ("/db/query?q=SELECT+1<2+AS+\"a\"", r#"{"columns":["a"],"types":["integer"],"values":[[1]]}"#),
+        (
+            "/db/query?q=SELECT+1<2+AS+\"a\"",
+            r#"{"columns":["a"],"types":["integer"],"values":[[1]]}"#,
+        ),
         ("/db/query?q=SELECT+'#'+AS+a", r##"{"columns":["a"],"types":["text"],"values":[["#"]]}"##),
-        ("/db/query?q=SELECT+'é>'+AS+a", r#"{"columns":["a"],"types":["text"],"values":[["é\u003e"]]}"#),
+        (
+            "/db/query?q=SELECT+'é>'+AS+a",
+            r#"{"columns":["a"],"types":["text"],"values":[["é\u003e"]]}"#,
+        ),
     ];
     for (target, expected) in targets {
         // Whole, byte by byte, and behind another request on the same connection.

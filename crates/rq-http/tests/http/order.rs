@@ -65,7 +65,9 @@ fn permission_comes_before_method_and_method_before_body() {
     let directory = tempfile::tempdir().unwrap();
     let fixture = Fixture::start_without_node(|options| options.users = reader_only(&directory));
     let put = |authorization: &str| {
-        fixture.send(format!("PUT /db/query HTTP/1.1\r\nHost: x\r\n{authorization}Content-Length: 3\r\n\r\n???"))
+        fixture.send(format!(
+            "PUT /db/query HTTP/1.1\r\nHost: x\r\n{authorization}Content-Length: 3\r\n\r\n???"
+        ))
     };
     for denied in [put(""), put(EVE), put(BOB_WRONG), put("Authorization: Bearer x\r\n")] {
         denied.expect(401, "");
@@ -76,9 +78,8 @@ fn permission_comes_before_method_and_method_before_body() {
     wrong_method.expect(405, "");
     assert_eq!(wrong_method.header("Allow"), None);
     assert_eq!(wrong_method.header("Content-Type"), Some("application/json; charset=utf-8"));
-    let bad_body = fixture.send(format!(
-        "POST /db/query HTTP/1.1\r\nHost: x\r\n{BOB}Content-Length: 3\r\n\r\n???"
-    ));
+    let bad_body = fixture
+        .send(format!("POST /db/query HTTP/1.1\r\nHost: x\r\n{BOB}Content-Length: 3\r\n\r\n???"));
     bad_body.expect_text_error(400, "invalid JSON body");
 }
 
@@ -90,7 +91,9 @@ fn the_unified_endpoint_needs_both_permissions() {
         .iter()
         .map(|authorization| {
             let request = post("/db/request", "[\"SELECT 1\"]");
-            fixture.send(request.replacen("Host: x\r\n", &format!("Host: x\r\n{authorization}"), 1)).status
+            fixture
+                .send(request.replacen("Host: x\r\n", &format!("Host: x\r\n{authorization}"), 1))
+                .status
         })
         .collect();
     assert_eq!(statuses, [401, 401, 200, 401]);

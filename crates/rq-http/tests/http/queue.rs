@@ -8,12 +8,15 @@ use crate::harness::{Fixture, eventually};
 
 fn fixture(timeout: Duration) -> Fixture {
     let fixture = Fixture::start(|options| options.queue.timeout = timeout);
-    fixture.post("/db/execute", "[\"CREATE TABLE t(a UNIQUE)\"]").expect(200, r#"{"results":[{}]}"#);
+    fixture
+        .post("/db/execute", "[\"CREATE TABLE t(a UNIQUE)\"]")
+        .expect(200, r#"{"results":[{}]}"#);
     fixture
 }
 
 fn rows(fixture: &Fixture) -> String {
-    let response = fixture.get("/db/query?q=SELECT+group_concat(a)+AS+a+FROM+(SELECT+a+FROM+t+ORDER+BY+rowid)");
+    let response = fixture
+        .get("/db/query?q=SELECT+group_concat(a)+AS+a+FROM+(SELECT+a+FROM+t+ORDER+BY+rowid)");
     let value: Value = serde_json::from_slice(&response.body).unwrap();
     value["results"][0]["values"][0][0].as_str().unwrap_or_default().to_owned()
 }
@@ -115,9 +118,8 @@ fn a_failing_statement_is_counted_and_does_not_stop_the_others() {
 fn a_poisonous_request_takes_only_itself_down() {
     let fixture = fixture(Duration::from_millis(300));
     std::thread::scope(|scope| {
-        let waiting = |body: &'static str| {
-            scope.spawn(|| fixture.post("/db/execute?queue&wait", body))
-        };
+        let waiting =
+            |body: &'static str| scope.spawn(|| fixture.post("/db/execute?queue&wait", body));
         let good = waiting("[\"INSERT INTO t VALUES(1)\"]");
         let poison = waiting("[\"PRAGMA synchronous=1\"]");
         let also_good = waiting("[\"INSERT INTO t VALUES(2)\"]");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::harness::{ENDLESS, Fixture, eventually, post};
+use crate::harness::{ENDLESS, Fixture, eventually};
 
 #[test]
 fn before_the_store_is_open_everything_answers() {
@@ -99,5 +99,4 @@ fn a_stopped_server_accepts_nothing() {
     let mut fixture = Fixture::start_without_node(|_| {});
     assert!(fixture.stop(Duration::from_secs(10)));
     assert!(std::net::TcpStream::connect(fixture.address).is_err());
-    let _ = post("", "");
 }

@@ -37,8 +37,7 @@ impl Pki {
     fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let authority =
-            CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         let pki = Self { directory: tempfile::tempdir().unwrap(), authority };
         let (certificate, key) = pki.leaf("localhost");
         fs::write(pki.path("cert.pem"), certificate.pem()).unwrap();
@@ -86,7 +85,11 @@ impl Pki {
 }
 
 /// One HTTP/1.1 request over TLS; the whole answer as text, or the failure.
-fn https(fixture: &Fixture, config: Arc<ClientConfig>, request: &str) -> Result<String, std::io::Error> {
+fn https(
+    fixture: &Fixture,
+    config: Arc<ClientConfig>,
+    request: &str,
+) -> Result<String, std::io::Error> {
     let name = ServerName::try_from("localhost").unwrap();
     let connection = ClientConnection::new(config, name).unwrap();
     let socket = std::net::TcpStream::connect(fixture.address)?;
@@ -211,7 +214,10 @@ fn http2_is_spoken() {
             let response = sender.send_request(get(&format!("/db/query?q=SELECT+{number}")));
             async move {
                 let response = response.await.unwrap();
-                assert_eq!((response.status(), response.version()), (StatusCode::OK, Version::HTTP_2));
+                assert_eq!(
+                    (response.status(), response.version()),
+                    (StatusCode::OK, Version::HTTP_2)
+                );
                 let body = response.into_body().collect().await.unwrap().to_bytes();
                 assert!(String::from_utf8_lossy(&body).contains(&format!("[[{number}]]")));
             }
@@ -232,8 +238,7 @@ fn a_cancelled_stream_cancels_its_read() {
         options.tls = Some(pki.server(ClientCertificates::NotAsked));
     });
     let busy = || fixture.slot.get().unwrap().status().database.readers_busy;
-    let mut sender =
-        fixture.runtime.block_on(http2(&fixture, pki.client(None, &["h2"])));
+    let mut sender = fixture.runtime.block_on(http2(&fixture, pki.client(None, &["h2"])));
     let response = {
         let _inside = fixture.runtime.enter();
         fixture.runtime.spawn(sender.send_request(get(ENDLESS)))
@@ -252,8 +257,7 @@ fn a_stream_has_its_time_limit() {
         options.tls = Some(pki.server(ClientCertificates::NotAsked));
         options.limits.request_time_max = Duration::from_millis(500);
     });
-    let mut sender =
-        fixture.runtime.block_on(http2(&fixture, pki.client(None, &["h2"])));
+    let mut sender = fixture.runtime.block_on(http2(&fixture, pki.client(None, &["h2"])));
     let response = fixture.runtime.block_on(sender.send_request(get(ENDLESS))).unwrap();
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(response.headers()["x-rq-error"], "query_timeout; outcome=not-done");
@@ -265,8 +269,7 @@ fn stopping_ends_http2_connections() {
     let mut fixture = Fixture::start_without_node(|options| {
         options.tls = Some(pki.server(ClientCertificates::NotAsked));
     });
-    let mut sender =
-        fixture.runtime.block_on(http2(&fixture, pki.client(None, &["h2"])));
+    let mut sender = fixture.runtime.block_on(http2(&fixture, pki.client(None, &["h2"])));
     let response = fixture.runtime.block_on(sender.send_request(get("/status"))).unwrap();
     assert_eq!(response.status(), StatusCode::OK);
     assert!(fixture.stop(Duration::from_secs(10)));

@@ -37,14 +37,16 @@ impl Fixture {
 
     /// A server whose node is not open yet.
     pub(crate) fn start_without_node(adjust: impl FnOnce(&mut Options)) -> Self {
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
         let mut options = options();
         adjust(&mut options);
         let slot = NodeSlot::new();
-        let server = runtime.block_on(async {
-            rq_http::bind(options).await.unwrap().serve(slot.clone())
-        });
+        let server =
+            runtime.block_on(async { rq_http::bind(options).await.unwrap().serve(slot.clone()) });
         let address = server.local_addr();
         let directory = tempfile::tempdir().unwrap();
         Self { runtime, address, slot, server: Some(server), directory }
