@@ -295,6 +295,28 @@ fn no_damaged_byte_of_the_state_file_changes_the_vote() {
 }
 
 #[test]
+fn a_vote_that_was_read_once_does_not_go_back() {
+    let sample = Sample::new(&[records(0..2, 1, 50)]);
+    let path = sample.root.path().join(state::NAME);
+    let save = |term| {
+        let vote = Vote { term, node_id: 1, committed: false };
+        sample.open().unwrap().0.save_vote(vote, ok()).unwrap();
+        (vote, fs::read(&path).unwrap())
+    };
+    let (_, old) = save(8);
+    let (vote, mut bytes) = save(9);
+    // A power cut between the two copies.
+    bytes[8192..12288].copy_from_slice(&old[8192..12288]);
+    fs::write(&path, &bytes).unwrap();
+    assert_eq!(sample.open().unwrap().0.vote(), Some(vote));
+    // Another one that tears the first copy while the next vote is written.
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[4096..4096 + 20].fill(7);
+    fs::write(&path, &bytes).unwrap();
+    assert_eq!(sample.open().unwrap().0.vote(), Some(vote));
+}
+
+#[test]
 fn a_changed_record_is_not_read_while_the_log_is_open() {
     let sample = Sample::new(&[records(0..4, 1, 50)]);
     let (log, _) = sample.open().unwrap();
