@@ -99,6 +99,8 @@ struct State {
     busy: Vec<(Instant, Arc<Control>)>,
     held: bool,
     closed: bool,
+    /// How many threads wait for a change. Waking is a system call, so nobody is woken for nothing.
+    waiting: usize,
 }
 
 /// A connection of the pool with what belongs to it.
@@ -264,8 +266,12 @@ impl Pool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait<'a>(&self, state: MutexGuard<'a, State>, time: Duration) -> MutexGuard<'a, State> {
-        self.changed.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0
+    fn wait<'a>(&self, mut state: MutexGuard<'a, State>, time: Duration) -> MutexGuard<'a, State> {
+        state.waiting += 1;
+        let waited = self.changed.wait_timeout(state, time);
+        let mut state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        state.waiting -= 1;
+        state
     }
 
     /// Opens one more connection. Its place is taken before the lock is released.
@@ -350,8 +356,11 @@ impl Drop for Loan<'_> {
         } else {
             closing.push(reader);
         }
+        let is_awaited = state.waiting > 0;
         drop(state);
-        self.pool.changed.notify_all();
+        if is_awaited {
+            self.pool.changed.notify_all();
+        }
         drop(closing);
     }
 }

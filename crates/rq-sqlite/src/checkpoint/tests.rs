@@ -58,8 +58,8 @@ fn a_reader_on_an_older_frame_pins_the_wal_until_it_ends() {
 
 #[test]
 fn the_wal_stays_bounded_while_a_writer_and_readers_go_on() {
-    const TRIGGER: u64 = 2 << 20;
-    const TRANSACTIONS: u64 = 400;
+    const TRIGGER: u64 = 1 << 20;
+    const TRANSACTIONS: u64 = 200;
     let mut bare = Bare::with(
         "CREATE TABLE t (id INTEGER PRIMARY KEY, data BLOB);
          INSERT INTO t (id, data) VALUES (1, 'x')",

@@ -23,6 +23,7 @@ use std::{
 use rusqlite::ffi;
 
 use super::unsynced::{Unsynced, UnsyncedEffect};
+use crate::disk_full;
 
 /// Decides what happens to each operation on a [`FaultDisk`].
 pub trait FaultHook: Send + Sync {
@@ -145,7 +146,10 @@ impl FaultDisk {
         }
         match self.hook.before(operation) {
             Verdict::Proceed => Ok(None),
-            Verdict::DiskFull => Err(ffi::SQLITE_FULL),
+            Verdict::DiskFull => {
+                disk_full::note_refused_write();
+                Err(ffi::SQLITE_FULL)
+            }
             Verdict::Fail => Err(error),
             Verdict::Crash => {
                 self.crash();

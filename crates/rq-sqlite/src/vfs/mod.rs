@@ -6,7 +6,7 @@
 //! - **time**: on the writer "now" is the clock of the entry being applied ([`Ambient`]);
 //! - **temporary files** are made in the database's own scratch directory, not where the process'
 //!   environment says (an environment cannot be changed safely once there are threads);
-//! - **faults**: with a [`FaultDisk`](faults::FaultDisk) every operation asks it first.
+//! - **faults**: with a [`FaultDisk`] every operation asks it first.
 //!
 //! Besides, [`make_local_time_utc`] switches SQLite's `localtime` to UTC for the whole process.
 //!

@@ -185,7 +185,7 @@ fn a_crash_at_any_operation_leaves_a_sound_database_at_least_as_new_as_promised(
     let seed = std::env::var("RQ_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(42);
     println!("RQ_SEED={seed}");
     let mut random = SplitMix(seed);
-    for point in 0..120 {
+    for point in 0..80 {
         let directory = tempfile::tempdir().unwrap();
         let options = options_in(&directory);
         let mut promised = 0;
