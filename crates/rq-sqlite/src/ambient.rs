@@ -44,7 +44,7 @@ impl Ambient {
     }
 
     /// Sets the clock and the seed of an entry. Its requests then begin with
-    /// [`functions::begin_request`](crate::functions::begin_request).
+    /// [`RequestStart::begin_request`](crate::functions::RequestStart::begin_request).
     pub(crate) fn begin_entry(&self, clock_ms: i64, seed: [u8; 16]) {
         self.clock_ms.store(clock_ms, Ordering::Relaxed);
         *self.generator() = Generator::new(seed, 0);

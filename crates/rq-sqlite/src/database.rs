@@ -1,6 +1,6 @@
 //! Opens a database and hands out its parts.
 //!
-//! The parts live on different threads: the [`Writer`](crate::Writer) on the applier's, the
+//! The parts live on different threads: the [`Writer`] on the applier's, the
 //! [`Checkpointer`] on one of its own, [`Readers`] wherever reads are answered. They know each other
 //! only through the file. Closing is dropping them; no checkpoint is made then, so it is quick, and
 //! the next start finds the WAL as it was.
