@@ -110,7 +110,7 @@ where
         watch: Arc::clone(watch),
         aside: Arc::clone(&aside),
     });
-    let head_bytes_max = service.limits().head_bytes_max;
+    let head_bytes_max = head_bytes_max(service.limits());
     let stream = Stream::new(stream, Arc::clone(vitals), Arc::clone(watch), aside, head_bytes_max);
     let builder = protocols(service.limits());
     let respond = service_fn(move |request| exchange::run(Arc::clone(&link), request));
@@ -133,15 +133,16 @@ where
 /// HTTP/1 and HTTP/2 as we speak them. Time limits are the watch's business.
 fn protocols(limits: &Limits) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .max_buf_size(limits.head_bytes_max.max(HEAD_BYTES_LEAST))
-        .title_case_headers(true);
+    builder.http1().max_buf_size(head_bytes_max(limits)).title_case_headers(true);
     builder
         .http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(HTTP2_PING_INTERVAL)
         .max_concurrent_streams(HTTP2_STREAMS)
-        .max_header_list_size(u32::try_from(limits.head_bytes_max).unwrap_or(u32::MAX));
+        .max_header_list_size(u32::try_from(head_bytes_max(limits)).unwrap_or(u32::MAX));
     builder
+}
+
+fn head_bytes_max(limits: &Limits) -> usize {
+    limits.head_bytes_max.max(HEAD_BYTES_LEAST)
 }

@@ -65,8 +65,15 @@ fn status_everywhere(error: &Error) -> Option<StatusCode> {
 
 /// The answer of execute, query and request to a failure as a whole.
 pub(crate) fn in_json(call: &Call<'_>, error: &Error) -> Reply {
-    if let Some(leader) = error.leader().filter(|_| call.params.redirect) {
-        return redirect(call, &leader.api_url);
+    if call.params.redirect {
+        if let Some(leader) = error.leader() {
+            return redirect(call, &leader.api_url);
+        }
+        if *error == Error::LeaderNotFound {
+            let status = StatusCode::INTERNAL_SERVER_ERROR;
+            let reply = Reply::text_error(status, &error.to_string());
+            return with_error(call.service, reply, error);
+        }
     }
     if let Some(status) = status_everywhere(error) {
         return with_error(call.service, Reply::text_error(status, &error.to_string()), error);

@@ -56,7 +56,7 @@ async fn enqueue(call: &mut Call<'_>) -> Reply {
     let service = call.service;
     let has_leader = service.slot.get().is_some_and(|node| node.leader().is_some());
     if !has_leader && !call.params.noleader {
-        return error::in_json(call, &Error::LeaderNotFound);
+        return error::in_text(service, &Error::LeaderNotFound, "");
     }
     let received = match statements::read_queued(call).await {
         Ok(received) => received,

@@ -3,6 +3,7 @@
 //! The way of a request, file by file:
 //!
 //! 1. `server` accepts the connection, `connection` gives it TLS and HTTP, `stream` and `vitals` watch over its time.
+//!    `target` takes query strings in that the HTTP library would refuse.
 //! 2. `exchange` takes one request of it; `service` checks in the order clients know: query string,
 //!    `routes`, `authorize`, method.
 //! 3. The endpoint's own file (`execute`, `query`, …) reads `statements` from the `body`, calls the node, and
@@ -10,7 +11,7 @@
 //! 4. `respond` writes the headers; the connection sends one buffer.
 //!
 //! To add an endpoint: a row in `routes`, an arm in `service::dispatch`, a file. To add a limit: a field in
-//! `limits`, a sentence beside it, a test in `tests/limits.rs`.
+//! `limits`, a sentence beside it, a test in `tests/http/limits.rs`.
 //!
 //! No state is global, no timer is armed per request, and nothing here decides what SQL means.
 

@@ -11,6 +11,8 @@ use std::{
 };
 
 use jiff::Timestamp;
+use rq_api::duration::GoDuration;
+use rq_security::ClientCertificates;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use thiserror::Error;
 use tokio::{
@@ -94,6 +96,7 @@ impl Bound {
     /// Begins to answer: with what can be said without a node, until the slot is filled.
     pub fn serve(self, slot: NodeSlot) -> Server {
         let Self { listener, local_addr, envelope, options } = self;
+        tell(&options);
         let watch = Watch::new(&options.limits);
         let metrics = Arc::new(Metrics::default());
         let started_at = Timestamp::now();
@@ -166,6 +169,39 @@ impl Server {
         watching.abort();
         ended
     }
+}
+
+/// Says in the log how the server runs, in lines that scripts look for.
+fn tell(options: &Options) {
+    if let Some(tls) = &options.tls {
+        let files = tls.options();
+        let clients = match &files.clients {
+            ClientCertificates::NotAsked => "mutual TLS disabled".to_owned(),
+            ClientCertificates::Required { authority, common_name } => {
+                let authority =
+                    authority.as_ref().map(|path| format!("CA cert {}, ", path.display()));
+                let name =
+                    common_name.as_ref().map(|name| format!(", required client CN {name:?}"));
+                format!(
+                    "{}mutual TLS enabled{}",
+                    authority.unwrap_or_default(),
+                    name.unwrap_or_default()
+                )
+            }
+        };
+        tracing::info!(
+            "secure HTTPS server enabled with cert {}, key {}, {clients}",
+            files.certificate.display(),
+            files.key.display()
+        );
+    }
+    let queue = &options.queue;
+    tracing::info!(
+        "execute queue processing started with capacity {}, batch size {}, timeout {}",
+        queue.capacity,
+        queue.batch_size,
+        GoDuration::from(queue.timeout)
+    );
 }
 
 /// Listens on the first address of a name that can be listened on: IPv4 before IPv6, as in Go; and with no

@@ -1,8 +1,13 @@
 //! From a request to a reply: the order of checks, and the way to the endpoint.
 //!
-//! 1. `OPTIONS` is answered at once. 2. The query string is checked, on any path. 3. The path leads to a
-//! route. 4. The caller's permission is checked, then 5. the method. 6. The endpoint reads the body
-//! and works. Nothing may change this order: clients and tests know it.
+//! 1. `OPTIONS` is answered at once.
+//! 2. The query string is checked, on any path.
+//! 3. The path leads to a route.
+//! 4. The caller's permissions are checked.
+//! 5. The method is checked.
+//! 6. The endpoint reads the body and works.
+//!
+//! Nothing may change this order: clients know it.
 
 use std::{
     net::SocketAddr,

@@ -50,10 +50,11 @@ pub(crate) async fn read_queued(call: &mut Call<'_>) -> Result<Received, Reply> 
 
 fn options(call: &Call<'_>) -> DecodeOptions {
     let limits = call.service.limits();
+    let unless_off = |limit: usize| if limit == 0 { usize::MAX } else { limit };
     DecodeOptions {
         strict: call.is_strict(),
-        statements_max: limits.statements_max,
-        parameters_max: limits.parameters_max,
+        statements_max: unless_off(limits.statements_max),
+        parameters_max: unless_off(limits.parameters_max),
     }
 }
 
