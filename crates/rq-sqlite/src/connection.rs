@@ -46,7 +46,7 @@ const READER_CACHE_KIB: i64 = 1024;
 
 /// How long a connection waits for a lock. Inside one process nobody holds one for long; another
 /// process that reads the file may, while it recovers the WAL.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A connection that keeps the file system it was opened through.
 #[derive(Debug)]

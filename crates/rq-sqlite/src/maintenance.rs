@@ -11,12 +11,12 @@
 //! VACUUM; if the cookie has moved since, step 2 is done and must not be done twice, because the
 //! cookie would show it. Readers see the database before or after each step, never a half of one.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rq_sql::{Origin, Outcome, SqlError, Statement};
 
 use crate::{
-    connection::size_writer_cache,
+    connection::{BUSY_TIMEOUT, size_writer_cache},
     entry::{
         Applied, Budget, Entry, Maintenance, Mode, Request, RequestOutcome, Settings, TimedOutcome,
     },
@@ -172,10 +172,14 @@ impl Writer {
     }
 
     /// SQLite changes the page size only outside of WAL mode, and leaves that only while no other
-    /// connection is open: otherwise this fails as locked, and is to be tried again when the readers
-    /// are closed.
+    /// connection is open: otherwise this fails as locked, and is to be tried again when readers and
+    /// checkpointer are closed.
     fn vacuum_into_page_size(&mut self, page_size: u32) -> Result<(), SqliteError> {
-        set_journal_mode(self.connection(), "DELETE")?;
+        // Waiting would not help: the others are ours, and idle.
+        self.connection().busy_timeout(Duration::ZERO)?;
+        let left_wal = set_journal_mode(self.connection(), "DELETE");
+        self.connection().busy_timeout(BUSY_TIMEOUT)?;
+        left_wal?;
         let changed = self
             .connection()
             .execute_batch(&format!("PRAGMA page_size={page_size}"))

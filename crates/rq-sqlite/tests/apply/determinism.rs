@@ -1,1 +1,183 @@
-//! (to be written)
+//! Engines that are fed equal entries hold equal images, whatever else happens to them.
+
+use std::{
+    env,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use rq_sqlite::{
+    Applied, ApplyError, FaultDisk, FaultHook, FileOperation, Options, ResultLimits, Verdict,
+    WriterOptions,
+};
+
+use crate::{
+    harness::{Engine, Item, UNLIMITED, Work, execute, transaction},
+    hostile::{self, Dice},
+};
+
+/// Images are compared after as many entries.
+const IMAGE_EVERY: u64 = 50;
+
+/// Entries of one run; with `RQ_SOAK` many times as many.
+const ENTRIES: u64 = 400;
+
+/// A disk that now and then fails an operation: a failure of the node, so the entry is tried again.
+struct Unreliable {
+    dice: AtomicU64,
+    one_in: u64,
+}
+
+impl FaultHook for Unreliable {
+    fn before(&self, _: &FileOperation<'_>) -> Verdict {
+        let mut dice = Dice::new(self.dice.load(Ordering::Relaxed));
+        self.dice.store(dice.next(), Ordering::Relaxed);
+        match dice.below(self.one_in) {
+            0 => Verdict::DiskFull,
+            1 => Verdict::Fail,
+            _ => Verdict::Proceed,
+        }
+    }
+}
+
+#[test]
+fn hostile_entries_leave_equal_images() {
+    let soak = env::var_os("RQ_SOAK").is_some();
+    let first = env::var("RQ_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
+    let (seeds, entries) = if soak { (20, ENTRIES * 10) } else { (2, ENTRIES) };
+    for seed in first..first + seeds {
+        println!("seed {seed}");
+        Run::new(seed).run(entries);
+    }
+}
+
+struct Run {
+    dice: Dice,
+    /// Lives through everything.
+    lasting: Engine,
+    /// Closed, opened and checkpointed at random; results limited, hardly a statement cached.
+    restless: Engine,
+    /// On a disk that fails, and nobody wants its results.
+    unlucky: Engine,
+    unlucky_options: Options,
+    failures: u64,
+}
+
+impl Run {
+    fn new(seed: u64) -> Self {
+        let small = WriterOptions {
+            results: ResultLimits { rows: 100_000, bytes: 100_000_000 },
+            cached_statements: 2,
+        };
+        let mut unlucky = Engine::with(small);
+        let hook = Arc::new(Unreliable { dice: AtomicU64::new(seed), one_in: 800 });
+        let unlucky_options =
+            Options { faults: Some(FaultDisk::new(hook)), ..unlucky.database_options() };
+        let schema = Item::new(Work::Batch(vec![execute(hostile::SCHEMA)]));
+        let (mut lasting, mut restless) = (Engine::new(), Engine::with(small));
+        for engine in [&mut lasting, &mut restless, &mut unlucky] {
+            engine.apply(&schema);
+        }
+        let dice = Dice::new(seed);
+        Self { dice, lasting, restless, unlucky, unlucky_options, failures: 0 }
+    }
+
+    fn run(mut self, entries: u64) {
+        for number in 1..=entries {
+            let item = hostile::item(&mut self.dice);
+            self.disturb();
+            let applied = without_times(self.lasting.apply(&item));
+            let again = without_times(self.restless.apply(&item));
+            assert_eq!(applied, again, "results of entry {number} differ: {item:?}");
+            self.try_until_it_works(&item);
+            if number % IMAGE_EVERY == 0 {
+                self.compare(number);
+            }
+        }
+        self.compare(entries);
+        assert!(self.failures > 0, "the disk never failed");
+    }
+
+    fn disturb(&mut self) {
+        if self.dice.chance(10) {
+            self.restless.reopen();
+        }
+        if self.dice.chance(10) {
+            self.restless.checkpoint();
+        }
+        if self.dice.chance(5) {
+            self.lasting.checkpoint();
+        }
+        if self.dice.chance(10) && self.unlucky.try_checkpoint().is_err() {
+            self.failures += 1;
+        }
+    }
+
+    /// The unlucky engine is opened on a sound disk and then meets a bad one. After a failure it
+    /// tries again as it is, or is opened anew.
+    fn try_until_it_works(&mut self, item: &Item) {
+        loop {
+            match self.unlucky.try_apply(item, false) {
+                Ok(_) => return,
+                Err(ApplyError::Local(_)) => self.failures += 1,
+                Err(ApplyError::Fatal(reason)) => panic!("{reason}: {item:?}"),
+            }
+            if self.dice.chance(30) {
+                while self.unlucky.try_reopen_with(&self.unlucky_options).is_err() {
+                    self.failures += 1;
+                }
+            }
+        }
+    }
+
+    fn compare(&mut self, number: u64) {
+        if number == IMAGE_EVERY {
+            while self.unlucky.try_reopen_with(&self.unlucky_options).is_err() {}
+        }
+        let image = self.lasting.image();
+        for (name, engine) in [("restless", &mut self.restless), ("unlucky", &mut self.unlucky)] {
+            let other = engine.image();
+            assert_eq!(image.applied, other.applied);
+            let differing = image.differing_pages(&other);
+            assert!(
+                differing.is_empty(),
+                "{name}: pages {differing:?} differ after entry {number}"
+            );
+        }
+    }
+}
+
+fn without_times(mut applied: Applied) -> Applied {
+    for request in &mut applied.requests {
+        for result in &mut request.results {
+            result.elapsed = std::time::Duration::ZERO;
+        }
+    }
+    applied
+}
+
+#[test]
+fn spilled_pages_of_a_rolled_back_transaction_do_not_count() {
+    let (mut lasting, mut reopened) = (Engine::new(), Engine::new());
+    let fill = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 12000) \
+                INSERT INTO t SELECT i, random() || printf('%.*c', 4000, 'x') FROM n";
+    let items = [
+        execute(&["CREATE TABLE t (a, b)", fill]),
+        transaction(&[
+            "DELETE FROM t",
+            fill,
+            "UPDATE t SET b = random() || printf('%.*c', 3000, 'y')",
+            "gibberish",
+        ]),
+        execute(&["DELETE FROM t WHERE a % 2", "INSERT INTO t VALUES (1, zeroblob(100000))"]),
+    ];
+    for request in items {
+        let item = Item { settings: UNLIMITED, ..Item::requests(vec![request]) };
+        lasting.apply(&item);
+        reopened.reopen();
+        reopened.apply(&item);
+        assert!(lasting.image().differing_pages(&reopened.image()).is_empty());
+    }
+}

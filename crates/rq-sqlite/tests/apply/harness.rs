@@ -2,8 +2,8 @@
 
 use rq_sql::{Outcome, Statement};
 use rq_sqlite::{
-    Applied, ApplyError, Budget, Database, Entry, EntryId, Image, Maintenance, Mode, Operation,
-    Options, Request, Settings, WriterOptions,
+    Applied, ApplyError, Budget, Database, Entry, EntryId, Image, LocalError, Maintenance, Mode,
+    OpenError, Operation, Options, Request, Settings, WriterOptions,
 };
 use tempfile::TempDir;
 
@@ -33,6 +33,22 @@ impl Item {
 
     pub(crate) fn requests(requests: Vec<Request>) -> Self {
         Self::new(Work::Batch(requests))
+    }
+
+    /// As the entry of an index; the term changes now and then.
+    fn at(&self, index: u64) -> Entry<'_> {
+        Entry {
+            id: EntryId { term: 1 + index / 100, index },
+            clock_ms: self.clock_ms,
+            seed: self.seed,
+            settings: self.settings,
+            operation: match &self.work {
+                Work::Blank => Operation::Blank,
+                Work::Membership(bytes) => Operation::Membership(bytes),
+                Work::Batch(requests) => Operation::Batch(requests),
+                Work::Maintenance(maintenance) => Operation::Maintenance(maintenance),
+            },
+        }
     }
 }
 
@@ -64,20 +80,21 @@ impl Engine {
         Options::new(path.join("db.sqlite"), path.join("scratch"))
     }
 
-    pub(crate) fn path(&self) -> std::path::PathBuf {
-        self.directory.path().join("db.sqlite")
-    }
-
     /// Closes the database and opens it again.
     pub(crate) fn reopen(&mut self) {
         self.reopen_with(&self.database_options());
     }
 
     pub(crate) fn reopen_with(&mut self, options: &Options) {
+        self.try_reopen_with(options).unwrap();
+    }
+
+    pub(crate) fn try_reopen_with(&mut self, options: &Options) -> Result<(), OpenError> {
         self.close();
-        let parts = Database::open(options, self.options).unwrap();
+        let parts = Database::open(options, self.options)?;
         self.next_index = parts.writer.applied().map_or(1, |id| id.index + 1);
         self.parts = Some(parts);
+        Ok(())
     }
 
     pub(crate) fn close(&mut self) {
@@ -93,21 +110,19 @@ impl Engine {
         item: &Item,
         wants_results: bool,
     ) -> Result<Applied, ApplyError> {
-        let entry = Entry {
-            id: EntryId { term: 1 + self.next_index / 100, index: self.next_index },
-            clock_ms: item.clock_ms,
-            seed: item.seed,
-            settings: item.settings,
-            operation: match &item.work {
-                Work::Blank => Operation::Blank,
-                Work::Membership(bytes) => Operation::Membership(bytes),
-                Work::Batch(requests) => Operation::Batch(requests),
-                Work::Maintenance(maintenance) => Operation::Maintenance(maintenance),
-            },
-        };
+        let entry = item.at(self.next_index);
         let applied = self.parts().writer.apply(&entry, wants_results)?;
         self.next_index += 1;
         Ok(applied)
+    }
+
+    /// Applies an entry while no other connection is open, then opens the others again.
+    pub(crate) fn apply_alone(&mut self, item: &Item) {
+        let Database { mut writer, readers, checkpointer, .. } = self.parts.take().unwrap();
+        drop((readers, checkpointer));
+        writer.apply(&item.at(self.next_index), true).unwrap();
+        drop(writer);
+        self.reopen();
     }
 
     pub(crate) fn apply(&mut self, item: &Item) -> Applied {
@@ -135,9 +150,14 @@ impl Engine {
 
     /// Folds the WAL back completely, if it can be done now.
     pub(crate) fn checkpoint(&mut self) {
+        self.try_checkpoint().unwrap();
+    }
+
+    pub(crate) fn try_checkpoint(&mut self) -> Result<(), LocalError> {
         let parts = self.parts();
-        parts.checkpointer.fold().unwrap();
-        parts.writer.finish_checkpoint().unwrap();
+        parts.checkpointer.fold()?;
+        parts.writer.finish_checkpoint()?;
+        Ok(())
     }
 }
 

@@ -4,5 +4,7 @@
 mod determinism;
 mod faults;
 mod harness;
+mod hostile;
+mod limits;
 mod scripts;
 mod speed;

@@ -1,0 +1,73 @@
+//! Limits on answers: they replace the answer, never the effect.
+
+use rq_sql::{ErrorKind, Outcome, Value};
+use rq_sqlite::{ResultLimits, WriterOptions};
+
+use crate::harness::{Engine, Item, execute, transaction, unified};
+
+const FILL: &str = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 20) \
+                    INSERT INTO t SELECT i FROM n RETURNING a";
+
+fn limited(rows: u64, bytes: u64) -> Engine {
+    let results = ResultLimits { rows, bytes };
+    let mut engine = Engine::with(WriterOptions { results, ..WriterOptions::default() });
+    engine.execute(&["CREATE TABLE t (a)"]);
+    engine
+}
+
+fn count(engine: &mut Engine) -> Value {
+    let mut outcomes = engine.run(unified(&["SELECT count(*) FROM t"]));
+    let Outcome::Rows(rows) = outcomes.remove(0) else { panic!("{outcomes:?}") };
+    rows.rows[0][0].clone()
+}
+
+fn error(outcome: &Outcome) -> (ErrorKind, &str) {
+    let Outcome::Error(error) = outcome else { panic!("{outcome:?}") };
+    (error.kind, &error.message)
+}
+
+#[test]
+fn a_write_with_too_many_rows_is_done_all_the_same() {
+    let mut engine = limited(10, u64::MAX);
+    let outcomes = engine.run(execute(&[FILL, "INSERT INTO t VALUES (0)"]));
+    let (kind, message) = error(&outcomes[0]);
+    assert_eq!(kind, ErrorKind::ResultTooLarge);
+    assert!(message.starts_with("done") && message.contains("10 rows"), "{message}");
+    assert!(matches!(outcomes[1], Outcome::Done { rows_affected: Some(1), .. }));
+    assert_eq!(count(&mut engine), Value::Integer(21));
+}
+
+#[test]
+fn a_transaction_is_not_undone_by_a_large_answer() {
+    let mut engine = limited(10, u64::MAX);
+    let read =
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 50) SELECT i FROM n";
+    let mut request = transaction(&["INSERT INTO t VALUES (1)", read, "INSERT INTO t VALUES (2)"]);
+    request.mode = rq_sqlite::Mode::Unified;
+    let outcomes = engine.run(request);
+    assert_eq!(error(&outcomes[1]).0, ErrorKind::ResultTooLarge);
+    assert!(matches!(outcomes[2], Outcome::Done { rows_affected: Some(1), .. }));
+    assert_eq!(count(&mut engine), Value::Integer(2));
+}
+
+#[test]
+fn bytes_are_counted_over_the_whole_request() {
+    let mut engine = limited(u64::MAX, 1000);
+    let read = "SELECT zeroblob(400)";
+    let outcomes = engine.run(unified(&[read, read, read, "INSERT INTO t VALUES (1)"]));
+    assert!(matches!(outcomes[1], Outcome::Rows(_)));
+    assert_eq!(error(&outcomes[2]).0, ErrorKind::ResultTooLarge);
+    assert_eq!(count(&mut engine), Value::Integer(1));
+}
+
+#[test]
+fn results_nobody_wants_are_not_built_and_change_nothing() {
+    let (mut wanted, mut unwanted) = (limited(10, 100), limited(10, 100));
+    let item = Item::requests(vec![
+        unified(&[FILL, "SELECT abs(-9223372036854775807 - 1)", "SELECT random() FROM t"]),
+        transaction(&["INSERT INTO t VALUES (1) RETURNING random()", "gibberish"]),
+    ]);
+    assert_eq!(wanted.try_apply(&item, true).unwrap().requests.len(), 2);
+    assert!(unwanted.try_apply(&item, false).unwrap().requests.is_empty());
+    assert!(wanted.image().differing_pages(&unwanted.image()).is_empty());
+}
