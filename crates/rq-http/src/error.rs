@@ -252,3 +252,49 @@ pub(crate) fn not_implemented(service: &Service, endpoint: Endpoint) -> Reply {
     };
     named(Code::NotImplemented, Reply::text_error(StatusCode::NOT_IMPLEMENTED, what))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn every_error() -> Vec<Error> {
+        vec![
+            Error::DisallowedPragma,
+            Error::NotOpen,
+            Error::NotReady,
+            Error::LeaderNotFound,
+            Error::NotLeader { leader: None },
+            Error::StaleRead,
+            Error::DeadlineExceeded,
+            Error::EnqueueTimeout,
+            Error::WaitTimeout { index: 1 },
+            Error::DiskFull { free: 1, floor: 2 },
+            Error::Overloaded,
+            Error::ShuttingDown,
+            Error::Request("r".to_owned()),
+            Error::OutcomeUnknown("u".to_owned()),
+            Error::Stopped("s".to_owned()),
+        ]
+    }
+
+    #[test]
+    fn limits_of_this_node_are_no_200() {
+        let statuses: Vec<u16> = every_error()
+            .iter()
+            .filter_map(status_everywhere)
+            .map(|status| status.as_u16())
+            .collect();
+        assert_eq!(statuses, [503, 507, 503, 503, 503]);
+    }
+
+    #[test]
+    fn what_is_certain_of_an_error_is_certain_of_its_code() {
+        for error in every_error() {
+            // Only the code of inner failures knows less than the error that has it.
+            if !matches!(error, Error::Stopped(_)) {
+                let is_known = code(&error).outcome() == Outcome::NotDone;
+                assert_eq!(error.outcome() == EffectKnown::NotDone, is_known, "{error:?}");
+            }
+        }
+    }
+}

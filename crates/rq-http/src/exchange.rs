@@ -65,6 +65,7 @@ async fn run_alone(link: &Link, request: Request<Incoming>) -> Outcome {
     let query = head.uri.query().unwrap_or_default();
     let kept = aside.take(query);
     let query = kept.as_deref().unwrap_or(query);
+    let mut unanswered = Unanswered::new(service);
     let ended = {
         let mut answer = pin!(service.answer(&head, &mut body, Some(vitals), query));
         poll_fn(|context| match vitals.verdict() {
@@ -82,11 +83,9 @@ async fn run_alone(link: &Link, request: Request<Incoming>) -> Outcome {
             service.metrics().timeouts.increment();
             timed_out(service, vitals.phase() == Phase::Body, head.uri.path())
         }
-        Err(Verdict::Live | Verdict::Close | Verdict::HungUp) => {
-            service.metrics().hang_ups.increment();
-            return Err(HungUp);
-        }
+        Err(Verdict::Live | Verdict::Close | Verdict::HungUp) => return Err(HungUp),
     };
+    unanswered.is_answered = true;
     if !body.is_end_stream() {
         // What is left of the request would be taken for the next one.
         vitals.refuse();
@@ -103,6 +102,7 @@ async fn run_stream(link: &Link, request: Request<Incoming>, _end: StreamEnd) ->
     let limit = service.limits().request_time_max;
     let limit = if limit.is_zero() { Duration::MAX } else { limit };
     let query = head.uri.query().unwrap_or_default();
+    let mut unanswered = Unanswered::new(service);
     let answer = service.answer(&head, &mut body, None, query);
     let reply = match tokio::time::timeout(limit, answer).await {
         Ok(reply) => reply,
@@ -111,6 +111,7 @@ async fn run_stream(link: &Link, request: Request<Incoming>, _end: StreamEnd) ->
             timed_out(service, !body.is_end_stream(), head.uri.path())
         }
     };
+    unanswered.is_answered = true;
     // HTTP/2 has no such header.
     Ok(service.envelope.seal(Reply { close: false, ..reply }))
 }
@@ -150,5 +151,25 @@ struct StreamEnd(Arc<Link>);
 impl Drop for StreamEnd {
     fn drop(&mut self) {
         self.0.vitals.stream_ended(self.0.watch.now());
+    }
+}
+
+/// Counts a request that is dropped before it is answered, because its connection is.
+struct Unanswered<'a> {
+    service: &'a Service,
+    is_answered: bool,
+}
+
+impl<'a> Unanswered<'a> {
+    fn new(service: &'a Service) -> Self {
+        Self { service, is_answered: false }
+    }
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if !self.is_answered {
+            self.service.metrics().hang_ups.increment();
+        }
     }
 }

@@ -33,6 +33,17 @@ const BATCH_BYTES: usize = 4 << 20;
 /// The unit in which waiting bytes are counted.
 const SHARE_BYTES: usize = 1 << 10;
 
+/// How the queue works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+enum Mode {
+    /// As configured.
+    Open,
+    /// Batches wait for nothing, and are tried once: the server is stopping.
+    Hurrying,
+    /// The same, and nothing is let in.
+    Closed,
+}
+
 /// The clients' end of the queue.
 #[derive(Debug)]
 pub(crate) struct Queue {
@@ -41,7 +52,7 @@ pub(crate) struct Queue {
     room: Arc<Semaphore>,
     sequence: Mutex<u64>,
     processed: Arc<AtomicU64>,
-    closing: watch::Sender<bool>,
+    mode: watch::Sender<Mode>,
 }
 
 /// The other end: gathers and runs.
@@ -51,7 +62,7 @@ pub(crate) struct Worker {
     slot: NodeSlot,
     metrics: Arc<Metrics>,
     processed: Arc<AtomicU64>,
-    closing: watch::Receiver<bool>,
+    mode: watch::Receiver<Mode>,
 }
 
 /// A request taken in.
@@ -81,16 +92,16 @@ impl Queue {
         metrics: Arc<Metrics>,
     ) -> (Self, Worker) {
         let (sender, receiver) = mpsc::channel(options.capacity.max(1));
-        let (closing, closing_seen) = watch::channel(false);
+        let (mode, mode_seen) = watch::channel(Mode::Open);
         let processed = Arc::new(AtomicU64::new(0));
         let queue = Self {
             sender,
             room: Arc::new(Semaphore::new(QUEUE_BYTES / SHARE_BYTES)),
             sequence: Mutex::new(epoch),
             processed: Arc::clone(&processed),
-            closing,
+            mode,
         };
-        let worker = Worker { receiver, options, slot, metrics, processed, closing: closing_seen };
+        let worker = Worker { receiver, options, slot, metrics, processed, mode: mode_seen };
         (queue, worker)
     }
 
@@ -110,7 +121,7 @@ impl Queue {
         let room = Arc::clone(&self.room).acquire_many_owned(shares).await;
         let room = room.map_err(|_closed| Error::ShuttingDown)?;
         let place = self.sender.reserve().await.map_err(closed)?;
-        if *self.closing.borrow() {
+        if *self.mode.borrow() == Mode::Closed {
             return Err(Error::ShuttingDown);
         }
         let (done, done_seen) = oneshot::channel();
@@ -127,20 +138,25 @@ impl Queue {
         self.processed.load(Ordering::Relaxed)
     }
 
+    /// Lets no batch wait any more: whoever waits for one is to be answered soon.
+    pub(crate) fn hurry(&self) {
+        self.mode.send_replace(Mode::Hurrying);
+    }
+
     /// Lets nothing in any more. The worker ends when it has worked off what is there.
     pub(crate) fn close(&self) {
-        self.closing.send_replace(true);
+        self.mode.send_replace(Mode::Closed);
     }
 }
 
 impl Worker {
     /// Works until the queue is closed and empty.
     pub(crate) async fn run(mut self) {
-        let mut closing = self.closing.clone();
+        let mut mode = self.mode.clone();
         loop {
             let first = tokio::select! {
                 first = self.receiver.recv() => first,
-                _ = closing.wait_for(|closing| *closing), if !self.receiver.is_closed() => {
+                _ = mode.wait_for(|mode| *mode == Mode::Closed), if !self.receiver.is_closed() => {
                     self.receiver.close();
                     continue;
                 }
@@ -156,17 +172,14 @@ impl Worker {
         let size = self.options.batch_size.max(1);
         let deadline =
             (!self.options.timeout.is_zero()).then(|| Instant::now() + self.options.timeout);
-        let mut closing = self.closing.clone();
+        let mut mode = self.mode.clone();
         let mut bytes = first.bytes;
         let mut batch = vec![first];
         while batch.len() < size && bytes < BATCH_BYTES {
             let next = tokio::select! {
                 biased;
                 next = self.receiver.recv() => next,
-                _ = closing.wait_for(|closing| *closing), if !self.receiver.is_closed() => {
-                    self.receiver.close();
-                    continue;
-                }
+                _ = mode.wait_for(|mode| *mode >= Mode::Hurrying) => return batch,
                 () = until(deadline) => {
                     self.metrics.queue_timeouts.increment();
                     return batch;
@@ -221,7 +234,7 @@ impl Worker {
         }
         let mut warned = false;
         loop {
-            let is_last = *self.closing.borrow();
+            let is_last = *self.mode.borrow() >= Mode::Hurrying;
             let error = match self.attempt(items).await {
                 Ok(written) => {
                     self.metrics.queued_ok.increment();
@@ -241,7 +254,7 @@ impl Worker {
             }
             tokio::select! {
                 () = sleep(RETRY_INTERVAL) => {}
-                _ = self.closing.wait_for(|closing| *closing) => {}
+                _ = self.mode.wait_for(|mode| *mode >= Mode::Hurrying) => {}
             }
         }
     }

@@ -150,6 +150,7 @@ impl Server {
     pub async fn stop(self, deadline: Duration) -> bool {
         self.stop_accepting.send_replace(true);
         self.watch.stop();
+        self.service.queue.hurry();
         let Self { service, watch, accepting, watching, mut queueing, .. } = self;
         let graceful = async {
             drop(accepting.await);

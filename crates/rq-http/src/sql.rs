@@ -28,7 +28,7 @@ pub(crate) async fn sql(call: &mut Call<'_>) -> Reply {
     }
 }
 
-async fn analyze(call: &Call<'_>, statements: &[Statement]) -> Result<String, Error> {
+async fn analyze(call: &Call<'_>, statements: &[Statement]) -> Result<Vec<u8>, Error> {
     let node = call.service.node()?;
     let mut results = Vec::with_capacity(statements.len());
     for statement in statements {
@@ -42,10 +42,5 @@ async fn analyze(call: &Call<'_>, statements: &[Statement]) -> Result<String, Er
     if call.params.timings {
         body.insert("time".to_owned(), json!(call.began.elapsed().as_secs_f64()));
     }
-    Ok(String::from_utf8_lossy(&rq_api::status::encode(
-        &Value::Object(body),
-        "",
-        call.params.pretty,
-    ))
-    .into_owned())
+    Ok(rq_api::status::encode(&Value::Object(body), "", call.params.pretty))
 }

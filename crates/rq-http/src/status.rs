@@ -7,7 +7,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use jiff::Timestamp;
 use rq_api::{duration::GoDuration, status::friendly_bytes as friendly};
-use rq_node::{Impairment, Member, Role, Status};
+use rq_node::{Impairment, Member, Node, Role, Status};
 use rq_security::ClientCertificates;
 use serde_json::{Map, Value, json};
 
@@ -31,13 +31,13 @@ fn whole(service: &Service) -> Value {
     whole.insert("node".to_owned(), node(service));
     whole.insert("os".to_owned(), process::os());
     whole.insert("runtime".to_owned(), process::runtime(&options.build.toolchain));
-    whole.insert("http".to_owned(), http(service));
-    match service.slot.get() {
+    let status = service.slot.get().map(Node::status);
+    whole.insert("http".to_owned(), http(service, status.as_ref()));
+    match status {
         None => {
             whole.insert("store".to_owned(), json!({ "open": false }));
         }
-        Some(node) => {
-            let status = node.status();
+        Some(status) => {
             whole.insert("cluster".to_owned(), cluster(service, &status));
             whole.insert("extensions".to_owned(), json!({ "dir": "", "names": [] }));
             whole.insert("mux".to_owned(), mux(&status));
@@ -68,14 +68,14 @@ fn node(service: &Service) -> Value {
     })
 }
 
-fn http(service: &Service) -> Value {
+fn http(service: &Service, status: Option<&Status>) -> Value {
     let options = &service.options;
     let queue = &options.queue;
     let mut http = json!({
         "bind_addr": service.local_addr.to_string(),
         "auth": if options.users.is_restricted() { "enabled" } else { "disabled" },
         "cluster": {
-            "local_node_addr": service.slot.get().map_or_else(String::new, |node| node.status().member.raft_addr),
+            "local_node_addr": status.map_or("", |status| status.member.raft_addr.as_str()),
             "timeout": "30s",
         },
         "queue": { "_default": {

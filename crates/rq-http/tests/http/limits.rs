@@ -234,3 +234,17 @@ fn rows_and_bytes_of_a_result_are_limited() {
     assert_eq!(bytes(4_000), None);
     assert_eq!(bytes(6_000).as_deref(), Some("result_too_large; outcome=unknown"));
 }
+
+#[test]
+fn writes_on_a_full_disk_are_507_and_reads_go_on() {
+    let fixture = Fixture::start_without_node(|_| {});
+    fixture.open_node_with_floor(u64::MAX);
+    let response = fixture.post("/db/execute", "[\"CREATE TABLE t(a)\"]");
+    assert_eq!(response.status, 507, "{}", response.text());
+    assert!(response.text().starts_with("disk full: "), "{}", response.text());
+    assert_eq!(response.header("Retry-After"), Some("5"));
+    assert_eq!(response.header("X-Rq-Error"), Some("disk_full; outcome=not-done"));
+    assert_eq!(fixture.get("/db/query?q=SELECT+1").status, 200);
+    let impairments = fixture.get("/status?key=store.impairments");
+    assert!(impairments.text().contains("writes are refused"), "{}", impairments.text());
+}

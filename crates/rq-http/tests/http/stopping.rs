@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::harness::{ENDLESS, Fixture, eventually};
+use crate::harness::{ENDLESS, Fixture, eventually, post};
 
 #[test]
 fn before_the_store_is_open_everything_answers() {
@@ -99,4 +99,16 @@ fn a_stopped_server_accepts_nothing() {
     let mut fixture = Fixture::start_without_node(|_| {});
     assert!(fixture.stop(Duration::from_secs(10)));
     assert!(std::net::TcpStream::connect(fixture.address).is_err());
+}
+
+#[test]
+fn who_waits_for_the_queue_is_answered_before_the_end() {
+    let mut fixture = Fixture::start(|options| options.queue.timeout = Duration::from_secs(3600));
+    fixture.post("/db/execute", "[\"CREATE TABLE t(a)\"]");
+    let mut client = fixture.connect();
+    client.send(post("/db/execute?queue&wait", "[\"INSERT INTO t VALUES(1)\"]"));
+    eventually("the write is queued", || fixture.counter("queue", "objects_rx") == 1);
+    assert!(fixture.stop(Duration::from_secs(10)));
+    let response = client.receive();
+    assert!(response.text().contains("sequence_number"), "{}", response.text());
 }

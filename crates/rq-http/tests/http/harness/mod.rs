@@ -54,7 +54,12 @@ impl Fixture {
 
     /// Opens the node and waits until it leads.
     pub(crate) fn open_node(&self) -> Node {
-        let node = self.runtime.block_on(node::open(self.directory.path()));
+        self.open_node_with_floor(0)
+    }
+
+    /// The same, with a floor of free space for writes.
+    pub(crate) fn open_node_with_floor(&self, free_bytes_min: u64) -> Node {
+        let node = self.runtime.block_on(node::open(self.directory.path(), free_bytes_min));
         assert!(self.slot.fill(node.clone()));
         let until = Instant::now() + PATIENCE;
         while !node.is_ready() || node.leader().is_none() {

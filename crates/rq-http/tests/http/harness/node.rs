@@ -4,8 +4,8 @@ use std::{path::Path, time::Duration};
 
 use rq_node::{Budget, Environment, Limits, Node, Options, Snapshots, Timing};
 
-/// Opens a node that is a cluster of its own.
-pub(crate) async fn open(directory: &Path) -> Node {
+/// Opens a node that is a cluster of its own, and refuses writes below this much free space.
+pub(crate) async fn open(directory: &Path, free_bytes_min: u64) -> Node {
     let options = Options {
         directory: directory.join("data"),
         node_id: Some("n1".to_owned()),
@@ -20,7 +20,7 @@ pub(crate) async fn open(directory: &Path) -> Node {
             query_time_max: Duration::from_secs(60),
             backlog_bytes_max: 64 << 20,
             enqueue_timeout: Duration::from_secs(10),
-            free_bytes_min: 0,
+            free_bytes_min,
             wal_bytes_max: 1 << 30,
         },
         snapshots: Snapshots {
