@@ -57,7 +57,7 @@ impl Default for Limits {
     }
 }
 
-/// Bytes up to which a body is not counted against [`Limits::bodies_bytes`]: the connection limit
+/// Bytes up to which a body is not counted against [`Limits::bodies_bytes_max`]: the connection limit
 /// bounds the sum of small ones.
 pub(crate) const SMALL_BODY_BYTES: u64 = 64 << 10;
 
