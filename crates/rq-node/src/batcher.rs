@@ -2,7 +2,10 @@
 //!
 //! While one batch is being appended and replicated the next one collects, so the size of a batch
 //! adapts to the load: alone, a request waits for nobody; with 64 clients one fsync serves dozens.
-//! Up to [`PIPELINE_DEPTH`] entries are under way at once; their order is their order.
+//! A batch that has grown large ([`EARLY_REQUESTS`]) need not wait for the one before it: up to
+//! [`PIPELINE_DEPTH`] entries are under way at once, and their order is their order. Smaller ones wait,
+//! because two small entries cost two fsyncs where one would do (measured at 64 connections: twice the
+//! throughput of a pipeline that is always full).
 //!
 //! # The walk of a write
 //! 1. [`Batcher::propose`] waits for room in the backlog (bounded by bytes) and queues the request.
@@ -21,13 +24,16 @@
 use std::{
     collections::HashSet,
     hash::{BuildHasher as _, Hasher as _, RandomState},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use rq_sqlite::{Applied, Maintenance, Request, RequestOutcome};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     time::Instant,
 };
 
@@ -41,6 +47,8 @@ use crate::{
 
 /// Entries under way at once.
 const PIPELINE_DEPTH: usize = 4;
+/// A batch of this many requests is proposed although others are under way.
+const EARLY_REQUESTS: usize = 256;
 /// Requests in one entry at most; more go into the next.
 const BATCH_REQUESTS_MAX: usize = 1024;
 /// Estimated bytes of one entry at most, unless a single request is larger.
@@ -54,6 +62,7 @@ const DISRUPTIVE_MAX: usize = 4096;
 #[derive(Debug)]
 pub(crate) struct Batcher {
     queue: mpsc::UnboundedSender<Proposal>,
+    pipeline: Arc<Pipeline>,
     backlog: Arc<Semaphore>,
     backlog_units: u32,
     enqueue_timeout: Duration,
@@ -96,16 +105,17 @@ impl Batcher {
         let units = usize::try_from(backlog_bytes_max).unwrap_or(usize::MAX) / BACKLOG_UNIT_BYTES;
         let backlog_units = u32::try_from(units.clamp(1, 1 << 28)).unwrap_or(1 << 28);
         let backlog = Arc::new(Semaphore::new(backlog_units as usize));
+        let pipeline = Arc::new(Pipeline::default());
         let task = Task {
             waiting,
             consensus,
             stamper,
             metrics,
-            pipeline: Arc::new(Semaphore::new(PIPELINE_DEPTH)),
+            pipeline: Arc::clone(&pipeline),
             disruptive: Arc::new(Mutex::new(Disruptive::default())),
         };
         tokio::spawn(task.run());
-        Self { queue, backlog, backlog_units, enqueue_timeout }
+        Self { queue, pipeline, backlog, backlog_units, enqueue_timeout }
     }
 
     /// Proposes a request and waits for its outcome.
@@ -148,6 +158,8 @@ impl Batcher {
         };
         let (answer, outcome) = oneshot::channel();
         let proposal = Proposal { item, bytes, deadline, answer, room };
+        // Before it can be taken out again, so that the count never falls below zero.
+        self.pipeline.came();
         self.queue.send(proposal).map_err(|_| Error::ShuttingDown)?;
         outcome.await.unwrap_or_else(|_| {
             Err(Error::OutcomeUnknown("the node stopped while the write was under way".to_owned()))
@@ -171,12 +183,55 @@ fn estimate(request: &Request) -> usize {
     request.statements.iter().map(statement).sum::<usize>() + 8
 }
 
+/// Counts what waits and what is under way, to decide when the next entry goes.
+#[derive(Debug, Default)]
+struct Pipeline {
+    waiting: AtomicUsize,
+    under_way: AtomicUsize,
+    changed: Notify,
+}
+
+/// A place in the pipeline; given back when dropped.
+struct Place(Arc<Pipeline>);
+
+impl Pipeline {
+    fn came(&self) {
+        if self.waiting.fetch_add(1, Ordering::Relaxed) + 1 == EARLY_REQUESTS {
+            self.changed.notify_one();
+        }
+    }
+
+    fn went(&self, requests: usize) {
+        self.waiting.fetch_sub(requests, Ordering::Relaxed);
+    }
+
+    /// Waits until nothing is under way, or enough has come to go beside it.
+    async fn place(self: &Arc<Self>) -> Place {
+        loop {
+            let under_way = self.under_way.load(Ordering::Acquire);
+            let early = self.waiting.load(Ordering::Relaxed) >= EARLY_REQUESTS;
+            if under_way == 0 || (early && under_way < PIPELINE_DEPTH) {
+                self.under_way.fetch_add(1, Ordering::AcqRel);
+                return Place(Arc::clone(self));
+            }
+            self.changed.notified().await;
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::AcqRel);
+        self.0.changed.notify_one();
+    }
+}
+
 struct Task {
     waiting: mpsc::UnboundedReceiver<Proposal>,
     consensus: Consensus,
     stamper: Stamper,
     metrics: Arc<Metrics>,
-    pipeline: Arc<Semaphore>,
+    pipeline: Arc<Pipeline>,
     disruptive: Arc<Mutex<Disruptive>>,
 }
 
@@ -192,8 +247,9 @@ impl Task {
                 },
             };
             // Waiting for a place lets the batch grow: this is where it adapts to the load.
-            let Ok(place) = Arc::clone(&self.pipeline).acquire_owned().await else { return };
+            let place = self.pipeline.place().await;
             let batch = self.collect(first, &mut next);
+            self.pipeline.went(batch.len());
             self.send(batch, place).await;
         }
     }
@@ -222,7 +278,7 @@ impl Task {
         }
     }
 
-    async fn send(&self, batch: Vec<Proposal>, place: OwnedSemaphorePermit) {
+    async fn send(&self, batch: Vec<Proposal>, place: Place) {
         let now = Instant::now();
         let mut requests = Vec::with_capacity(batch.len());
         let mut answers = Vec::with_capacity(batch.len());
