@@ -1,6 +1,9 @@
 //! Encoders of results, as a request asks for them, and the replies made of them.
 
-use rq_api::results::{Envelope, Limits, Options, Results};
+use rq_api::{
+    error::Outcome,
+    results::{Envelope, Limits, Options, Results},
+};
 
 use crate::{error, respond::Reply, service::Call};
 
@@ -42,7 +45,11 @@ pub(crate) fn reply(call: &Call<'_>, results: Results, index: Option<u64>) -> Re
     };
     match results.finish(&envelope) {
         Ok(answer) => Reply {
-            error: answer.code.map(|code| code.header_value()),
+            // What never went through the log had no effect, whatever its code says in general.
+            error: answer.code.map(|code| match index {
+                None => code.header_value_with(Outcome::NotDone),
+                Some(_) => code.header_value(),
+            }),
             ..Reply::json(answer.body).served()
         },
         Err(unrepresentable) => error::unrepresentable_reply(&unrepresentable.to_string()),

@@ -193,6 +193,8 @@ impl Core {
         wanted: bool,
         faults: Faults,
     ) -> Result<Applied, String> {
+        #[cfg(test)]
+        crate::testing::history::note(id, content);
         let entry = match content {
             Content::Blank => bare(id, Operation::Blank),
             Content::Membership(bytes) => bare(id, Operation::Membership(bytes)),

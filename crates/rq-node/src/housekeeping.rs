@@ -85,7 +85,8 @@ struct Watch {
     log: Log,
     progress: Arc<Progress>,
     limits: Limits,
-    looked: Option<Instant>,
+    /// In simulated time where there is such.
+    looked: Option<tokio::time::Instant>,
 }
 
 impl Watch {
@@ -107,7 +108,7 @@ impl Watch {
 
     fn look_after(&mut self) {
         if self.looked.is_none_or(|looked| looked.elapsed() >= LOOK_INTERVAL) {
-            self.looked = Some(Instant::now());
+            self.looked = Some(tokio::time::Instant::now());
             look_at_disk(&self.parts, &self.log, &self.progress);
         }
         self.parts.checkpoint_if_due(self.limits.wal_bytes_max, CHECKPOINT_WAL_BYTES);

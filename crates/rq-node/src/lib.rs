@@ -48,6 +48,9 @@ mod report;
 mod request;
 mod status;
 
+#[cfg(test)]
+mod testing;
+
 pub use command::{CommandError, decode_command};
 pub use environment::{Clock, Entropy, Environment, Seeded, SystemClock, SystemEntropy};
 pub use error::{EffectKnown, Error, OpenError};

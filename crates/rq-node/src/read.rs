@@ -16,7 +16,10 @@
 
 use std::time::{Duration, Instant};
 
-use rq_sql::{Column, End, ResultSink, SinkError, Statement, Value, ValueRef};
+use rq_sql::{
+    Column, End, ResultSink, SinkError, Statement, Value, ValueRef,
+    classify::{Kind, kind},
+};
 use rq_sqlite::{CancelFlag, Query, QueryEnd, QueryError, ReadOrWrite};
 use rq_storage::Execution;
 
@@ -82,7 +85,11 @@ impl Node {
     /// # Errors
     /// There is no connection to ask.
     pub async fn check(&self, sql: &str) -> Result<Option<String>, Error> {
-        let explained = Statement::new(format!("EXPLAIN {sql}"));
+        let explained = match kind(sql) {
+            Kind::Explain => sql.to_owned(),
+            _ => format!("EXPLAIN {sql}"),
+        };
+        let explained = Statement::new(explained);
         let read = Read { statements: vec![explained], level: Level::None, ..Read::default() };
         let sink = self.open_inner()?.run(read, Collected::default()).await?;
         Ok(sink.error.filter(|message| {
@@ -146,8 +153,8 @@ impl Inner {
         if self.consensus.leads() {
             return Ok(());
         }
-        // Without other nodes there is no contact that could be recent.
-        let _ = (freshness, read.freshness_strict);
+        // A node without peers has contact with the leader when it leads, and never else.
+        tracing::debug!(component = "store", "no contact within {freshness:?}: stale read");
         Err(Error::StaleRead)
     }
 

@@ -40,7 +40,6 @@ use crate::{
 struct Orderly {
     log: LogStore,
     machine: Arc<Mutex<StateMachine>>,
-    progress: Arc<Progress>,
 }
 
 impl Orderly {
@@ -204,9 +203,8 @@ impl StoreBuilder<TypeConfig, Orderly, Orderly, Guard> for Builder {
             false,
         );
         let store = Orderly {
-            log: LogStore::new(log.clone(), Arc::clone(&progress), durability),
+            log: LogStore::new(log.clone(), progress, durability),
             machine: Arc::new(Mutex::new(machine)),
-            progress,
         };
         let guard = Guard { applier, log, _directory: directory };
         Ok((guard, store.clone(), store))
