@@ -18,7 +18,7 @@ use rusqlite::{
 
 use crate::{
     error::SqliteError,
-    facts::{Control, Facts, Insert, Schema},
+    facts::{Control, Facts, Insert, Pragma, Schema},
     functions::DENIED_FUNCTIONS,
     pragma::{self, Verdict},
     state::STATE_TABLE,
@@ -128,10 +128,10 @@ fn judge_client(context: &AuthContext<'_>, facts: &mut Facts) -> Result<Authoriz
             });
         }
         AuthAction::Pragma { pragma_name, pragma_value } => {
-            facts.is_pragma = true;
+            facts.pragma = Some(Pragma::Plain);
             match pragma::judge(pragma_name, pragma_value) {
                 Verdict::Run => {}
-                Verdict::Shrinks => facts.shrinks = true,
+                Verdict::Shrinks => facts.pragma = Some(Pragma::Shrinks),
                 Verdict::UntilRequestEnds(setting) => {
                     facts.setting = Some(setting);
                     // SQLite then compiles a statement that does nothing.

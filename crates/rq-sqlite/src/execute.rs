@@ -19,7 +19,7 @@ use crate::{
     budget, disk_full,
     entry::{Mode, Request, RequestOutcome, Settings, TimedOutcome},
     error::SqliteError,
-    facts::{Facts, Schema, Setting},
+    facts::{Facts, Pragma, Schema, Setting},
     plan::{Culprit, Plan, Stop},
     prepared::Prepared,
     rows::{Collected, Collector, ResultLimits},
@@ -189,7 +189,7 @@ impl<'a> Execution<'a> {
                 return Ok(self.done());
             }
         }
-        if statement.facts.shrinks && !self.plan.exact_pages {
+        if statement.facts.pragma == Some(Pragma::Shrinks) && !self.plan.exact_pages {
             // Limits set before hold no longer for the requests that follow.
             self.plan.exact_pages = true;
             return Err(Stop::Again);
@@ -385,7 +385,7 @@ impl Shape {
         match mode {
             Mode::Unified => Self::Rows,
             Mode::Execute if prepared.is_explain() => Self::Rows,
-            Mode::Execute if facts.is_pragma => Self::Counters,
+            Mode::Execute if facts.pragma.is_some() => Self::Counters,
             Mode::Execute if prepared.is_read_only() => Self::Glance,
             Mode::Execute => Self::Rows,
         }

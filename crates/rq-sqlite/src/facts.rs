@@ -20,10 +20,8 @@ pub(crate) struct Facts {
     /// It changes the schema, or what a connection remembers of it besides the file's content:
     /// definitions, and the planner's statistics (these also through triggers).
     pub(crate) schema: Schema,
-    /// It is a PRAGMA that SQLite runs.
-    pub(crate) is_pragma: bool,
-    /// It may make the database smaller, so that page limits taken before it are void.
-    pub(crate) shrinks: bool,
+    /// It is a PRAGMA.
+    pub(crate) pragma: Option<Pragma>,
 }
 
 /// What a statement does to the schema.
@@ -63,6 +61,15 @@ pub(crate) enum Control {
     Release(String),
     /// ROLLBACK TO the savepoint named.
     RollbackTo(String),
+}
+
+/// What a PRAGMA that SQLite runs may do besides answering.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pragma {
+    /// Nothing, or set a value in the database file.
+    Plain,
+    /// Make the database smaller, so that page limits taken before it are void.
+    Shrinks,
 }
 
 /// A PRAGMA that lasts until the end of the request.

@@ -39,15 +39,22 @@ pub(crate) struct Session {
     request_page_limit: Option<u64>,
     /// Clock and randomness.
     pub(crate) ambient: Arc<Ambient>,
-    /// Whether foreign keys are enforced now.
-    foreign_keys: bool,
-    /// Whether `defer_foreign_keys` is on now.
-    defers: bool,
-    /// The connection may remember another schema or other statistics than a fresh one would read.
+    foreign_keys: ForeignKeys,
+    /// The connection may remember another schema or other statistics than a fresh one would read,
+    /// and will read them again when the next request begins.
     schema_is_stale: bool,
     /// The running transaction touched the schema, so rolling back makes the memory stale.
     transaction_touched_schema: bool,
     connection: Guarded,
+}
+
+/// How foreign keys are treated now.
+#[derive(Clone, Copy, Debug)]
+struct ForeignKeys {
+    /// They are enforced.
+    enforced: bool,
+    /// `defer_foreign_keys` is on.
+    deferred: bool,
 }
 
 #[derive(Debug)]
@@ -116,7 +123,7 @@ impl Session {
         disk_full::install();
         let watch = Watch::install(&mut connection)?;
         let steps = StepBudget::install(&mut connection)?;
-        let foreign_keys = connection.db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY)?;
+        let enforced = connection.db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY)?;
         connect_virtual_tables(&connection)?;
         Ok(Self {
             statements: ClientStatements::new(cached_statements),
@@ -127,8 +134,7 @@ impl Session {
             pages: PageLimit::new(),
             request_page_limit: None,
             ambient,
-            foreign_keys,
-            defers: false,
+            foreign_keys: ForeignKeys { enforced, deferred: false },
             schema_is_stale: false,
             transaction_touched_schema: false,
             connection,
@@ -240,8 +246,7 @@ impl Session {
     /// Ends a transaction unit and undoes its effect.
     pub(crate) fn undo_unit(&mut self) -> Result<(), SqliteError> {
         run(&mut self.internal.rollback_to_unit)?;
-        run(&mut self.internal.release_unit)?;
-        self.rolled_back()
+        run(&mut self.internal.release_unit)
     }
 
     /// Opens a savepoint of a client at a depth of its own stack.
@@ -256,8 +261,7 @@ impl Session {
 
     /// Undoes what happened since the savepoint at `depth`, which stays open.
     pub(crate) fn roll_back_to_savepoint(&mut self, depth: usize) -> Result<(), SqliteError> {
-        self.connection.execute_batch(&format!("ROLLBACK TO rq_client_{depth}"))?;
-        self.rolled_back()
+        Ok(self.connection.execute_batch(&format!("ROLLBACK TO rq_client_{depth}"))?)
     }
 
     /// Whether the transaction could not be committed as it is.
@@ -268,21 +272,21 @@ impl Session {
     /// Turns the enforcement of foreign keys on or off, also inside a transaction, where the PRAGMA
     /// of that name does nothing.
     pub(crate) fn set_foreign_keys(&mut self, on: bool) -> Result<(), SqliteError> {
-        if self.foreign_keys != on {
+        if self.foreign_keys.enforced != on {
             self.statements.clear();
             self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, on)?;
-            self.foreign_keys = on;
+            self.foreign_keys.enforced = on;
         }
         Ok(())
     }
 
     /// Defers all foreign keys, or not.
     pub(crate) fn set_defers(&mut self, on: bool) -> Result<(), SqliteError> {
-        if self.defers != on {
+        if self.foreign_keys.deferred != on {
             self.statements.clear();
             let value = i32::from(on);
             self.connection.execute_batch(&format!("PRAGMA defer_foreign_keys={value}"))?;
-            self.defers = on;
+            self.foreign_keys.deferred = on;
         }
         Ok(())
     }
@@ -354,11 +358,6 @@ impl Session {
     /// Ends the watch.
     pub(crate) fn unwatch_inserts(&mut self) -> Result<(), SqliteError> {
         Ok(self.connection.update_hook(None::<fn(Action, &str, &str, i64)>)?)
-    }
-
-    /// After a rollback to a savepoint the connection may remember what is gone.
-    fn rolled_back(&mut self) -> Result<(), SqliteError> {
-        if self.transaction_touched_schema { self.reload_schema() } else { Ok(()) }
     }
 
     /// Makes the connection read schema and statistics again, as a fresh one would. A long-lived

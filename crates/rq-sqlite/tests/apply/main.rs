@@ -1,6 +1,8 @@
 //! What applying entries does: scripts that show each row of the design's lists, failures of the
 //! node, and a proof that engines which are fed equal entries hold equal images.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
 mod determinism;
 mod faults;
 mod harness;
