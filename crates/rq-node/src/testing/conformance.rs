@@ -47,7 +47,7 @@ impl Orderly {
     async fn fill(&self, last: EntryId) -> Result<(), io::Error> {
         let mut machine = self.machine.lock().await;
         let (applied, _) = machine.applied_state().await?;
-        let first = applied.map_or(1, |applied| applied.index() + 1);
+        let first = applied.map_or(0, |applied| applied.index() + 1);
         let blanks = (first..=last.index).map(|index| {
             let id = log_id(EntryId { term: last.term, index });
             Ok((EntryOf::<TypeConfig>::new_blank(id), None))

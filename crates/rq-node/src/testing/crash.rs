@@ -268,8 +268,9 @@ impl Story {
         assert_eq!(integrity, [Value::Text(b"ok".to_vec())]);
         let image = node.inner().machinery.durability.with_checkpointer(|c| c.image());
         let image = image.expect("it is open").unwrap();
-        let applied = image.applied.expect("a node that is ready has applied something");
-        assert_eq!(Some(applied), Some(node.inner().progress.applied()));
+        // A new node is ready before its first entry is applied.
+        let Some(applied) = image.applied else { return Ok(()) };
+        assert_eq!(applied, node.inner().progress.applied());
         let expected = self.reference.image_at(&self.history, applied.index);
         assert_eq!(image.differing_pages(&expected), Vec::<usize>::new(), "at {applied:?}");
         Ok(())
