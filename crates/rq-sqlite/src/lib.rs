@@ -16,6 +16,23 @@
 //! They know each other through the file alone, but for one moment: the last step of a checkpoint is
 //! the writer's ([`Writer::finish_checkpoint`]), with new reads held for a few milliseconds.
 //!
+//! # One entry, from call to commit
+//!
+//! 1. [`Writer::apply`] checks that the entry is the next one, and sets clock and seed (`ambient`).
+//! 2. `Writer::run_batch` begins the transaction and runs each request as an `Execution`. What a
+//!    request finds is what it would find on a connection opened just now (`session`).
+//! 3. `Execution::run_string` takes each statement of a string from the cache or compiles it under a
+//!    client's rights (`statements`); the authorizer judges it and says what it is (`facts`).
+//! 4. BEGIN and its like are mapped on savepoints (`transaction`), PRAGMAs that last are executed by
+//!    us, everything else is stepped under the request's budget (`budget`).
+//! 5. A statement that ended the whole transaction, or a deferred foreign key found violated, is
+//!    noted in the `Plan`, and the entry is run again from 2 with what is known now (`plan`).
+//! 6. `State::set_applied`, COMMIT, and the outcomes go back.
+//!
+//! VACUUM cannot run inside a transaction. It is announced in one before, with the schema cookie, and
+//! confirmed in one after. Applied again after a crash in between, it finds the announcement, and
+//! whether the cookie has moved tells whether VACUUM itself is done (`maintenance`).
+//!
 //! # Equal entries, equal pages
 //!
 //! Statements are replicated, not pages. So nothing a statement can see on the writer may differ

@@ -28,17 +28,22 @@ const ENTRIES: u64 = 400;
 struct Unreliable {
     dice: AtomicU64,
     one_in: u64,
+    /// How often it may still fail, so that an entry of many writes gets through at last.
+    patience: AtomicU64,
 }
 
 impl FaultHook for Unreliable {
     fn before(&self, _: &FileOperation<'_>) -> Verdict {
         let mut dice = Dice::new(self.dice.load(Ordering::Relaxed));
         self.dice.store(dice.next(), Ordering::Relaxed);
-        match dice.below(self.one_in) {
+        let verdict = match dice.below(self.one_in) {
             0 => Verdict::DiskFull,
             1 => Verdict::Fail,
-            _ => Verdict::Proceed,
-        }
+            _ => return Verdict::Proceed,
+        };
+        let left = self.patience.load(Ordering::Relaxed);
+        self.patience.store(left.saturating_sub(1), Ordering::Relaxed);
+        if left == 0 { Verdict::Proceed } else { verdict }
     }
 }
 
@@ -62,6 +67,7 @@ struct Run {
     /// On a disk that fails, and nobody wants its results.
     unlucky: Engine,
     unlucky_options: Options,
+    disk: Arc<Unreliable>,
     failures: u64,
 }
 
@@ -72,7 +78,12 @@ impl Run {
             cached_statements: 2,
         };
         let mut unlucky = Engine::with(small);
-        let hook = Arc::new(Unreliable { dice: AtomicU64::new(seed), one_in: 800 });
+        let disk = Arc::new(Unreliable {
+            dice: AtomicU64::new(seed),
+            one_in: 800,
+            patience: AtomicU64::new(0),
+        });
+        let hook: Arc<dyn FaultHook> = Arc::<Unreliable>::clone(&disk);
         let unlucky_options =
             Options { faults: Some(FaultDisk::new(hook)), ..unlucky.database_options() };
         let schema = Item::new(Work::Batch(vec![execute(hostile::SCHEMA)]));
@@ -81,7 +92,7 @@ impl Run {
             engine.apply(&schema);
         }
         let dice = Dice::new(seed);
-        Self { dice, lasting, restless, unlucky, unlucky_options, failures: 0 }
+        Self { dice, lasting, restless, unlucky, unlucky_options, disk, failures: 0 }
     }
 
     fn run(mut self, entries: u64) {
@@ -118,6 +129,7 @@ impl Run {
     /// The unlucky engine is opened on a sound disk and then meets a bad one. After a failure it
     /// tries again as it is, or is opened anew.
     fn try_until_it_works(&mut self, item: &Item) {
+        self.disk.patience.store(4, Ordering::Relaxed);
         loop {
             match self.unlucky.try_apply(item, false) {
                 Ok(_) => return,
