@@ -129,7 +129,8 @@ fn configuration(timing: &Timing) -> Result<Config, String> {
         election_timeout_max: (election * 6 / 10).max(election_timeout_min + 1),
         install_snapshot_timeout: 3_600_000,
         snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: 0,
+        // What is kept behind a snapshot is decided by who asks for the purge.
+        max_in_snapshot_log_to_keep: u64::MAX,
         purge_batch_size: 1,
         replication_lag_threshold: 1_000_000,
         enable_pre_vote: Some(true),

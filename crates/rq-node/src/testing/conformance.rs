@@ -30,7 +30,9 @@ use crate::{
     metrics::Metrics,
     progress::Progress,
     raft::{
-        LogId, TypeConfig, entry_id, log::LogStore, log_id, membership,
+        LogId, TypeConfig, entry_id,
+        log::LogStore,
+        log_id, membership,
         state_machine::{DurableFile, StateMachine},
     },
 };
@@ -120,7 +122,8 @@ impl RaftStateMachine<TypeConfig> for Orderly {
 
     async fn apply<Entries>(&mut self, mut entries: Entries) -> Result<(), io::Error>
     where
-        Entries: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+        Entries:
+            Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
     {
         while let Some(item) = entries.next().await {
             let (entry, responder) = item?;
@@ -181,8 +184,7 @@ impl StoreBuilder<TypeConfig, Orderly, Orderly, Guard> for Builder {
         let files = rq_sqlite::Options::new(path("db.sqlite"), path("scratch"));
         let Database { writer, checkpointer, opened, .. } =
             Database::open(&files, WriterOptions::default()).unwrap();
-        let log_options =
-            LogOptions { execution: self.execution, ..options(directory.path()).log };
+        let log_options = LogOptions { execution: self.execution, ..options(directory.path()).log };
         let files = Arc::new(RealFiles) as Arc<dyn Files>;
         let (log, _) = Log::open(files, &raft, log_options).unwrap();
         let progress = Arc::new(Progress::new(opened.state.applied, 0));

@@ -48,9 +48,8 @@ fn acknowledged_writes_survive_crashes_at_any_operation() {
     let mut told = Tally::default();
     for seed in first..first + points.div_ceil(LIVES) {
         let outcome = std::panic::catch_unwind(|| run(seed));
-        let tally = outcome.unwrap_or_else(|_| {
-            panic!("failed: repeat with RQ_SOAK_SEED={seed} RQ_SOAK_POINTS=1")
-        });
+        let tally = outcome
+            .unwrap_or_else(|_| panic!("failed: repeat with RQ_SOAK_SEED={seed} RQ_SOAK_POINTS=1"));
         told.add(&tally);
     }
     #[expect(clippy::print_stderr, reason = "a soak says what it did")]
@@ -250,9 +249,14 @@ impl Story {
     async fn check(&mut self, node: &Node) -> Result<(), Over> {
         let level = [Level::None, Level::Weak, Level::Linearizable, Level::Strong]
             [usize::try_from(self.below(4)).unwrap()];
-        let found = match self.read(node, "SELECT name FROM sqlite_schema WHERE name = 'marks'", level).await? {
+        let found = match self
+            .read(node, "SELECT name FROM sqlite_schema WHERE name = 'marks'", level)
+            .await?
+        {
             tables if tables.is_empty() => Vec::new(),
-            _ => self.read(node, "SELECT key, count(*) FROM marks GROUP BY key", Level::None).await?,
+            _ => {
+                self.read(node, "SELECT key, count(*) FROM marks GROUP BY key", Level::None).await?
+            }
         };
         let numbers: Vec<i64> = found
             .iter()
@@ -261,8 +265,7 @@ impl Story {
                 other => panic!("{other:?} is no number"),
             })
             .collect();
-        let found: BTreeMap<i64, i64> =
-            numbers.chunks(2).map(|pair| (pair[0], pair[1])).collect();
+        let found: BTreeMap<i64, i64> = numbers.chunks(2).map(|pair| (pair[0], pair[1])).collect();
         self.workload.check(found);
         let integrity = self.read(node, "PRAGMA integrity_check", Level::None).await?;
         assert_eq!(integrity, [Value::Text(b"ok".to_vec())]);

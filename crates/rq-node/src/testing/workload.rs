@@ -236,10 +236,7 @@ fn one(statement: Statement, keys: Vec<i64>) -> Sent {
 
 fn check_answer(sent: &Sent, written: &Written) {
     let Some(fails) = &sent.fails else { return };
-    let failed: Vec<bool> = written
-        .results
-        .iter()
-        .map(|result| matches!(result.outcome, Outcome::Error(_)))
-        .collect();
+    let failed: Vec<bool> =
+        written.results.iter().map(|result| matches!(result.outcome, Outcome::Error(_))).collect();
     assert_eq!(failed, *fails, "{sent:?} was answered {written:?}");
 }

@@ -149,8 +149,7 @@ impl rq_storage::FaultHook for World {
 impl rq_sqlite::FaultHook for World {
     fn before(&self, operation: &rq_sqlite::FileOperation<'_>) -> rq_sqlite::Verdict {
         use rq_sqlite::{OperationKind, Verdict};
-        let writes =
-            matches!(operation.kind, OperationKind::Create | OperationKind::Write { .. });
+        let writes = matches!(operation.kind, OperationKind::Create | OperationKind::Write { .. });
         // SQLite draws the names of temporary files from the machine's randomness.
         let path = match operation.file {
             FileKind::Temporary => Path::new("temporary"),
