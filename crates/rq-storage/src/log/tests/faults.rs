@@ -13,7 +13,8 @@ use super::super::{Health, LogOptions, Position, Vote};
 use crate::{
     Error, Execution, FaultFiles, Operation, OperationKind, Verdict,
     testing::{
-        Hook, all, creates_segment, inline_options, keep, ok, open_inline, open_with, records,
+        Countdown, Hook, Random, all, creates_segment, inline_options, keep, ok, open_inline,
+        open_with, records,
     },
 };
 
@@ -46,6 +47,34 @@ fn a_failed_sync_ends_the_log_and_is_not_tried_again() {
         assert!(matches!(log.read(0..1), Err(Error::Failed(_))));
         log.poll();
         assert_eq!(tries.load(Ordering::SeqCst), 1);
+    }
+}
+
+/// A process dies between the copies of a vote; the next one reads it; the power goes while it
+/// writes another.
+#[test]
+fn a_vote_read_from_the_page_cache_is_made_durable_first() {
+    for seed in 0..300 {
+        let mut random = Random::new(seed);
+        let root = tempfile::tempdir().unwrap();
+        let hook = Countdown::never();
+        let files = Arc::new(FaultFiles::new(Arc::clone(&hook) as _));
+        let vote = |term| Vote { term, node_id: 1, committed: false };
+        let (log, _) = open_inline(&files, root.path());
+        log.save_vote(vote(1), ok()).unwrap();
+        // Write, sync, write, and no second sync.
+        hook.arm(3, Verdict::Crash);
+        log.save_vote(vote(2), keep().1).unwrap();
+        assert!(files.has_crashed());
+        files.restart();
+        let (log, _) = open_inline(&files, root.path());
+        assert_eq!(log.vote(), Some(vote(2)));
+        // Checksum and part of the sequence number: enough to spoil the copy.
+        hook.arm(0, Verdict::Torn(12));
+        log.save_vote(vote(3), keep().1).unwrap();
+        files.lose_unsynced(&mut || random.next()).unwrap();
+        let (log, _) = open_inline(&files, root.path());
+        assert_eq!(log.vote(), Some(vote(2)), "seed {seed}");
     }
 }
 
