@@ -2,7 +2,10 @@
 
 use std::{
     fs,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use super::super::{Health, Log, LogOptions, Position, Vote, segment};
@@ -331,20 +334,20 @@ fn readers_beside_truncations_never_see_a_mixture() {
     let options = LogOptions { execution: Execution::Threads, ..inline_options(1) };
     let (log, _) = open_with(&quiet_files(), root.path(), options).unwrap();
     log.append(records(0..40, 1, 200), ok()).unwrap();
-    let stop = std::sync::atomic::AtomicBool::new(false);
+    let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let reader = scope.spawn(|| {
-            let mut reads = 0;
-            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+        scope.spawn(|| {
+            let mut last = false;
+            while !last {
+                // One more read after the writer is done, whatever the scheduler did before.
+                last = stop.load(Ordering::Relaxed);
                 let seen = log.read(0..100).unwrap();
                 for (at, found) in (0..).zip(&seen) {
                     assert_eq!(*found, record(at, found.term, 200));
                 }
                 let terms: Vec<_> = seen.iter().skip(20).map(|record| record.term).collect();
                 assert!(terms.windows(2).all(|pair| pair[0] == pair[1]), "{terms:?}");
-                reads += 1;
             }
-            reads
         });
         for term in 2..150 {
             log.truncate_after(Some(19), ok()).unwrap();
@@ -353,7 +356,6 @@ fn readers_beside_truncations_never_see_a_mixture() {
                 std::thread::yield_now();
             }
         }
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
-        assert!(reader.join().unwrap() > 0);
+        stop.store(true, Ordering::Relaxed);
     });
 }
