@@ -321,7 +321,7 @@ fn deliver(
     match end {
         Ok((Applied { requests }, index)) => {
             debug_assert_eq!(requests.len(), answers.len(), "one outcome a request");
-            learn.from_outcomes(&requests);
+            learn.note(&requests);
             for (answer, outcome) in answers.into_iter().zip(requests) {
                 // A client that has gone does not need its answer.
                 drop(answer.send(Ok(Proposed { outcome, index })));
@@ -342,7 +342,7 @@ struct Learn {
 }
 
 impl Learn {
-    fn from_outcomes(&self, outcomes: &[RequestOutcome]) {
+    fn note(&self, outcomes: &[RequestOutcome]) {
         if outcomes.iter().all(|outcome| !outcome.disruptive) {
             return;
         }

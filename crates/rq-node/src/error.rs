@@ -158,6 +158,9 @@ pub enum OpenError {
     /// The Raft log holds something this program cannot have written.
     #[error("raft log: {0}")]
     Log(String),
+    /// The system gave no thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(String),
     /// Raft could not be started with these settings.
     #[error("creating the raft system failed: {0}")]
     Raft(String),

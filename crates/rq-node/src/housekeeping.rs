@@ -95,7 +95,7 @@ impl Watch {
             parts: Arc::clone(&inner.machinery),
             log: inner.log.clone(),
             progress: Arc::clone(&inner.progress),
-            limits: inner.limits,
+            limits: inner.options.limits,
             looked: None,
         }
     }
@@ -136,10 +136,10 @@ impl Task {
     fn new(inner: &Arc<Inner>) -> Self {
         let now = tokio::time::Instant::now();
         Self {
-            snapshots: inner.snapshots,
-            next_snapshot_look: now + inner.snapshots.interval,
-            vacuum: Interval::new(inner.auto_vacuum_interval, now),
-            optimize: Interval::new(inner.auto_optimize_interval, now),
+            snapshots: inner.options.snapshots,
+            next_snapshot_look: now + inner.options.snapshots.interval,
+            vacuum: Interval::new(inner.options.auto_vacuum_interval, now),
+            optimize: Interval::new(inner.options.auto_optimize_interval, now),
             watch: (inner.execution == Execution::Inline).then(|| Watch::new(inner)),
         }
     }
@@ -264,8 +264,8 @@ impl Inner {
         let state = self.log.state();
         let entries = (state.next - state.first).max(1);
         let entry_bytes = (state.bytes_on_disk / entries).max(1);
-        let affordable = self.snapshots.log_bytes_max / 2 / entry_bytes;
-        self.snapshots.trailing_entries.min(affordable)
+        let affordable = self.options.snapshots.log_bytes_max / 2 / entry_bytes;
+        self.options.snapshots.trailing_entries.min(affordable)
     }
 }
 

@@ -15,6 +15,7 @@
 //! database is closed; the log is flushed and closed; the lock is given back.
 
 use std::{
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, Weak, atomic::AtomicU64},
     time::{Duration, Instant},
 };
@@ -32,8 +33,9 @@ use crate::{
     durability::Durability,
     environment::Environment,
     housekeeping::{Housekeeper, milliseconds},
+    identity::Who,
     metrics::Metrics,
-    options::{Limits, Options, Snapshots},
+    options::Options,
     progress::{Progress, lock},
     raft::{Peer, consensus::Consensus, log::LogStore, membership, state_machine::StateMachine},
     rounds::Rounds,
@@ -65,10 +67,6 @@ pub(crate) struct Inner {
     pub(crate) confirmations: Rounds<u64>,
     /// Rounds that put a barrier through the log and give its index.
     pub(crate) barriers: Rounds<u64>,
-    pub(crate) limits: Limits,
-    pub(crate) snapshots: Snapshots,
-    pub(crate) auto_vacuum_interval: Duration,
-    pub(crate) auto_optimize_interval: Duration,
     pub(crate) execution: Execution,
     pub(crate) options: Options,
     pub(crate) node_id: String,
@@ -85,7 +83,7 @@ pub(crate) struct Machinery {
     readers: Readers,
     metrics: Arc<Metrics>,
     environment: Environment,
-    directory: std::path::PathBuf,
+    directory: PathBuf,
 }
 
 impl Node {
@@ -94,56 +92,32 @@ impl Node {
     /// # Errors
     /// Each says what is wrong and what to do; nothing was changed.
     pub async fn open(options: Options, environment: Environment) -> Result<Self, OpenError> {
-        let execution = environment.execution;
-        let (directory, identity) = crate::identity::open(&options, &environment)?;
-        let metrics = Arc::new(Metrics::default());
-        let opened = open_database(&options, &environment, &directory, &metrics)?;
-        let (log, recovery) = Log::open(
-            Arc::clone(&environment.files),
-            &directory.raft(),
-            LogOptions { execution, salts: salts(&environment), ..options.log.clone() },
-        )?;
-        tell_recovery(&recovery);
-
-        let applied = opened.opened.state.applied;
+        let Ground { directory, who, log, database, metrics } =
+            Ground::open(&options, &environment)?;
+        let stored = membership::stored(database.opened.state.membership.as_ref())
+            .map_err(OpenError::Log)?;
+        let applied = database.opened.state.applied;
+        let readers = database.readers.clone();
         let progress = Arc::new(Progress::new(applied, options.limits.free_bytes_min));
-        let durability =
-            Arc::new(Durability::new(opened.checkpointer, Arc::clone(&progress), execution));
-        let core = Core {
-            writer: opened.writer,
-            progress: Arc::clone(&progress),
-            clock: Arc::clone(&environment.clock),
-            metrics: Arc::clone(&metrics),
-        };
-        let applier = Arc::new(
-            Applier::start(core, execution).map_err(|error| OpenError::Raft(error.to_string()))?,
-        );
-        let stored =
-            membership::stored(opened.opened.state.membership.as_ref()).map_err(OpenError::Log)?;
+        let machinery =
+            Machinery::start(database, &progress, &metrics, &environment, &options.directory)?;
         let machine = StateMachine::new(
-            Arc::clone(&applier),
+            Arc::clone(&machinery.applier),
             Arc::clone(&progress),
-            Arc::clone(&durability),
+            Arc::clone(&machinery.durability),
             stored,
             applied.is_some(),
         );
-        let store = LogStore::new(log.clone(), Arc::clone(&progress), Arc::clone(&durability));
+        let durability = Arc::clone(&machinery.durability);
+        let store = LogStore::new(log.clone(), Arc::clone(&progress), durability);
         let last_at_open = log.state().last.map_or(0, |last| last.index);
-        let consensus = Consensus::start(identity.raft_id, &options.timing, store, machine).await?;
+        let consensus = Consensus::start(who.raft_id, &options.timing, store, machine).await?;
 
-        let machinery = Arc::new(Machinery {
-            applier,
-            durability,
-            readers: opened.readers.clone(),
-            metrics: Arc::clone(&metrics),
-            environment: environment.clone(),
-            directory: options.directory.clone(),
-        });
+        let execution = environment.execution;
         let settings = Settings { foreign_keys: options.foreign_keys, budget: options.budget };
-        let stamper = Stamper::new(environment, settings);
         let batcher = Batcher::start(
             consensus.clone(),
-            stamper,
+            Stamper::new(environment, settings),
             Arc::clone(&metrics),
             options.limits.backlog_bytes_max,
             options.limits.enqueue_timeout,
@@ -152,26 +126,22 @@ impl Node {
             confirmations: confirmations(consensus.clone(), Arc::clone(&metrics)),
             barriers: barriers(consensus.clone()),
             consensus,
-            raft_id: identity.raft_id,
+            raft_id: who.raft_id,
             log,
-            readers: opened.readers,
+            readers,
             machinery,
             progress,
             metrics,
             batcher,
-            limits: options.limits,
-            snapshots: options.snapshots,
-            auto_vacuum_interval: options.auto_vacuum_interval,
-            auto_optimize_interval: options.auto_optimize_interval,
             execution,
-            node_id: identity.name,
+            node_id: who.name,
             options,
             last_at_open,
             housekeeper: Mutex::default(),
             directory: Mutex::new(Some(directory)),
         });
         let housekeeper =
-            Housekeeper::start(&inner).map_err(|error| OpenError::Raft(error.to_string()))?;
+            Housekeeper::start(&inner).map_err(|error| OpenError::Thread(error.to_string()))?;
         *lock(&inner.housekeeper) = Some(housekeeper);
         inner.consensus.stand_alone(inner.own_peer()).await?;
         tokio::spawn(watch_consensus(Arc::downgrade(&inner)));
@@ -303,7 +273,59 @@ impl Inner {
     }
 }
 
+/// What a node stands on: everything that is opened before Raft is.
+struct Ground {
+    directory: DataDirectory,
+    who: Who,
+    log: Log,
+    database: Database,
+    metrics: Arc<Metrics>,
+}
+
+impl Ground {
+    fn open(options: &Options, environment: &Environment) -> Result<Self, OpenError> {
+        let (directory, who) = crate::identity::open(options, environment)?;
+        let metrics = Arc::new(Metrics::default());
+        let database = open_database(options, environment, &directory, &metrics)?;
+        let execution = environment.execution;
+        let (log, recovery) = Log::open(
+            Arc::clone(&environment.files),
+            &directory.raft(),
+            LogOptions { execution, salts: salts(environment), ..options.log.clone() },
+        )?;
+        tell_recovery(&recovery);
+        Ok(Self { directory, who, log, database, metrics })
+    }
+}
+
 impl Machinery {
+    fn start(
+        database: Database,
+        progress: &Arc<Progress>,
+        metrics: &Arc<Metrics>,
+        environment: &Environment,
+        directory: &Path,
+    ) -> Result<Arc<Self>, OpenError> {
+        let Database { writer, checkpointer, readers, opened: _ } = database;
+        let execution = environment.execution;
+        let core = Core {
+            writer,
+            progress: Arc::clone(progress),
+            clock: Arc::clone(&environment.clock),
+            metrics: Arc::clone(metrics),
+        };
+        let applier = Applier::start(core, execution)
+            .map_err(|error| OpenError::Thread(error.to_string()))?;
+        Ok(Arc::new(Self {
+            applier: Arc::new(applier),
+            durability: Arc::new(Durability::new(checkpointer, Arc::clone(progress), execution)),
+            readers,
+            metrics: Arc::clone(metrics),
+            environment: environment.clone(),
+            directory: directory.to_owned(),
+        }))
+    }
+
     pub(crate) fn wal_bytes(&self) -> u64 {
         self.durability.with_checkpointer(|checkpointer| checkpointer.wal_bytes()).unwrap_or(0)
     }

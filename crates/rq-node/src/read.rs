@@ -114,7 +114,7 @@ impl Inner {
     }
 
     fn deadline(&self, read: &Read) -> Option<Instant> {
-        let own_limit = Some(self.limits.query_time_max).filter(|limit| !limit.is_zero());
+        let own_limit = Some(self.options.limits.query_time_max).filter(|limit| !limit.is_zero());
         let limit = match (read.timeout, own_limit) {
             (Some(asked), Some(own)) => Some(asked.min(own)),
             (asked, own) => asked.or(own),
