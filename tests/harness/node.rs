@@ -16,6 +16,9 @@ use tempfile::TempDir;
 
 use crate::{Connection, Process, Request, Response, binaries, resident_bytes};
 
+/// What a node without others logs when it can write.
+const READY_LINE: &str = "is now Leader";
+
 /// How long a node may take to become ready or to stop before the test fails. Not a measurement:
 /// only far enough out that nothing but a hang gets there.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -226,7 +229,13 @@ impl Node {
             }
             let answer = Connection::open(&self.http)
                 .and_then(|mut connection| connection.request(&Request::get("/readyz")));
-            if answer.is_ok_and(|answer| answer.status == 200) {
+            // Where even readiness needs credentials, the log has to do.
+            let ready = answer.is_ok_and(|answer| match answer.status {
+                200 => true,
+                401 => self.log().contains(READY_LINE),
+                _ => false,
+            });
+            if ready {
                 return;
             }
             assert!(start.elapsed() < PATIENCE, "the node is not ready:\n{}", self.log());
