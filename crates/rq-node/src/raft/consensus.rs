@@ -95,14 +95,16 @@ impl Consensus {
         Ok(())
     }
 
-    /// Proposes an entry. `end` is called exactly once, on any thread, unless Raft ends first: then it
-    /// is dropped, and nobody knows.
+    /// Proposes an entry. `committed` is called, or dropped, when it is durable on a quorum or has
+    /// failed; `end` is called exactly once, on any thread, unless Raft ends first: then it is dropped,
+    /// and nobody knows.
     pub(crate) async fn propose(
         &self,
         payload: Payload,
+        committed: impl FnOnce() + Send + 'static,
         end: impl FnOnce(Result<(Applied, u64), Error>) + Send + 'static,
     ) {
-        let reply = Reply::new(move |result: WriteResult| match result {
+        let reply = Reply::new(committed, move |result: WriteResult| match result {
             Ok(response) => end(Ok((response.data, response.log_id.index()))),
             Err(error) => end(Err(refusal(error))),
         });

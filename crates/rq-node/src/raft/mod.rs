@@ -78,18 +78,31 @@ pub(crate) struct Peer {
     pub(crate) api_url: String,
 }
 
-/// Receives the end of a proposal, on whatever thread it becomes known.
-pub(crate) struct Reply<T>(Box<dyn FnOnce(T) + Send>);
+/// Hears of a proposal when it is committed, and receives its end, on whatever thread that becomes
+/// known.
+pub(crate) struct Reply<T> {
+    committed: Option<Box<dyn FnOnce() + Send>>,
+    receive: Box<dyn FnOnce(T) + Send>,
+}
 
 impl<T> Reply<T> {
-    pub(crate) fn new(receive: impl FnOnce(T) + Send + 'static) -> Self {
-        Self(Box::new(receive))
+    pub(crate) fn new(
+        committed: impl FnOnce() + Send + 'static,
+        receive: impl FnOnce(T) + Send + 'static,
+    ) -> Self {
+        Self { committed: Some(Box::new(committed)), receive: Box::new(receive) }
     }
 }
 
 impl<T: Send + 'static> Responder<TypeConfig, T> for Reply<T> {
+    fn on_commit(&mut self, _log_id: LogId) {
+        if let Some(committed) = self.committed.take() {
+            committed();
+        }
+    }
+
     fn on_complete(self, result: T) {
-        (self.0)(result);
+        (self.receive)(result);
     }
 }
 
