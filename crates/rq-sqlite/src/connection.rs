@@ -104,8 +104,16 @@ pub(crate) fn shape_new_database(writer: &Connection) -> Result<(), SqliteError>
 /// # Errors
 /// What SQLite says, also if it does not switch.
 pub(crate) fn use_wal(writer: &Connection) -> Result<(), SqliteError> {
-    let mode: String =
-        writer.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
+    let mode: String = {
+        let mut statement = writer.prepare("PRAGMA journal_mode = WAL")?;
+        let mut rows = statement.query([])?;
+        let mode = rows.next()?.map_or(Ok(String::new()), |row| row.get(0))?;
+        // The switch is committed behind the row: only the end of the statement tells whether it was.
+        if rows.next()?.is_some() {
+            return Err(rusqlite::Error::QueryReturnedMoreThanOneRow.into());
+        }
+        mode
+    };
     if !mode.eq_ignore_ascii_case("wal") {
         let message = format!("the database stays in journal mode {mode}");
         return Err(SqliteError { code: rusqlite::ffi::SQLITE_PROTOCOL, message });

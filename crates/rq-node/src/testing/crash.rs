@@ -28,7 +28,7 @@ use super::{
     workload::Workload,
     world::{Disks, Event},
 };
-use crate::{Environment, Error, Level, Node, Options, environment::Seeded};
+use crate::{Environment, Error, Level, Node, Options, Write, environment::Seeded};
 
 /// Lives of all runs together, if nothing else is asked for.
 const POINTS: u64 = 300;
@@ -36,6 +36,8 @@ const POINTS: u64 = 300;
 const LIVES: u64 = 8;
 /// What a node does in one life at most.
 const STEPS_MAX: u64 = 40;
+/// A first start takes about fifty operations; this many are tried one by one.
+const FIRST_OPERATIONS: u64 = 80;
 
 #[test]
 fn acknowledged_writes_survive_crashes_at_any_operation() {
@@ -105,22 +107,27 @@ pub(super) fn scratch_directory() -> TempDir {
 }
 
 fn run(seed: u64) -> Tally {
-    let root = scratch_directory();
-    let mut story = Story {
-        seed,
-        chance: Seeded::new(seed, 0),
-        disks: Disks::new(),
-        history: History::default(),
-        reference: Reference::new(scratch_directory()),
-        workload: Workload::new(seed ^ 0x77),
-        tally: Tally::default(),
-        root,
-    };
-    story.history.listen();
-    for life in 0..LIVES {
-        story.live(life, life + 1 == LIVES);
+    let mut story = Story::new(seed, STEPS_MAX);
+    for _ in 1..LIVES {
+        // As likely in the first operations as in the last.
+        let after = story.below(32 << story.below(7));
+        story.live(Some((after, story.event())));
     }
+    story.live(None);
     story.tally
+}
+
+#[test]
+fn a_first_start_survives_a_fault_at_each_of_its_operations() {
+    for event in [Event::Stop, Event::Torn(100), Event::Fail, Event::Full(1)] {
+        for after in 0..FIRST_OPERATIONS {
+            let mut story = Story::new(after, 2);
+            story.live(Some((after, event)));
+            story.live(None);
+            let tally = story.tally;
+            assert_eq!(tally.stopped + tally.failed + tally.full, 1, "{event:?} at {after}");
+        }
+    }
 }
 
 struct Story {
@@ -131,6 +138,7 @@ struct Story {
     reference: Reference,
     workload: Workload,
     tally: Tally,
+    steps_max: u64,
     root: TempDir,
 }
 
@@ -139,23 +147,38 @@ struct Story {
 struct Over;
 
 impl Story {
+    fn new(seed: u64, steps_max: u64) -> Self {
+        let story = Self {
+            seed,
+            chance: Seeded::new(seed, 0),
+            disks: Disks::new(),
+            history: History::default(),
+            reference: Reference::new(scratch_directory()),
+            workload: Workload::new(seed ^ 0x77),
+            tally: Tally::default(),
+            steps_max,
+            root: scratch_directory(),
+        };
+        story.history.listen();
+        story
+    }
+
     fn below(&self, limit: u64) -> u64 {
         self.chance.next() % limit
     }
 
-    fn live(&mut self, life: u64, undisturbed: bool) {
+    /// One life and its end; without a plan nothing happens to it but the end.
+    fn live(&mut self, plan: Option<(u64, Event)>) {
         self.disks.world.disarm();
-        if !undisturbed {
-            // As likely in the first operations as in the last.
-            let after = self.below(2 << (2 + self.below(9)));
-            self.disks.world.arm(after, self.event());
+        if let Some((after, event)) = plan {
+            self.disks.world.arm(after, event);
         }
-        let environment = self.disks.environment(self.seed ^ (life << 48));
+        let environment = self.disks.environment(self.seed ^ (self.tally.lives << 48));
         let before = self.disks.world.operations();
         let runtime = simulated_runtime();
         let end = runtime.block_on(self.serve(environment));
         assert!(end.is_ok() || self.disks.world.happened().is_some(), "died of nothing");
-        assert!(!undisturbed || end.is_ok());
+        assert!(plan.is_some() || end.is_ok());
         drop(runtime);
         self.history.check();
         self.tally.lives += 1;
@@ -176,9 +199,9 @@ impl Story {
 
     fn event(&self) -> Event {
         match self.below(10) {
-            0..5 => Event::Stop,
-            5..7 => Event::Torn(u16::try_from(self.below(5000)).unwrap()),
-            7 => Event::Fail,
+            0..4 => Event::Stop,
+            4..6 => Event::Torn(u16::try_from(self.below(5000)).unwrap()),
+            6..8 => Event::Fail,
             _ => Event::Full(1 + self.below(60)),
         }
     }
@@ -291,11 +314,11 @@ impl Story {
     }
 
     async fn work(&mut self, node: &Node) -> Result<(), Over> {
-        self.write(node, vec![Workload::tables()]).await;
-        for _ in 0..self.below(STEPS_MAX) {
+        self.write(node, Workload::tables()).await;
+        for _ in 0..self.below(self.steps_max) {
             self.alive(node)?;
             match self.below(16) {
-                0 => self.write(node, vec![self.workload.maintenance()]).await,
+                0 => self.write(node, self.workload.maintenance()).await,
                 1..3 => node.inner().machinery.checkpoint_if_due(u64::MAX, 1 + self.below(100_000)),
                 3..5 => self.snapshot(node).await,
                 5 => tokio::time::sleep(Duration::from_millis(self.below(2000))).await,
@@ -306,14 +329,11 @@ impl Story {
         self.alive(node)
     }
 
-    /// Writes that add no keys.
-    async fn write(&self, node: &Node, writes: Vec<crate::Write>) {
-        let ends = join_all(writes.into_iter().map(|write| node.execute(write)));
-        let ends = tokio::time::timeout(PATIENCE, ends).await.expect("a write ends");
-        for end in ends {
-            if let Err(error) = end {
-                self.explained(&error);
-            }
+    /// A write that adds no keys.
+    async fn write(&self, node: &Node, write: Write) {
+        let end = tokio::time::timeout(PATIENCE, node.execute(write)).await;
+        if let Err(error) = end.expect("a write ends") {
+            self.explained(&error);
         }
     }
 

@@ -101,7 +101,7 @@ impl Workload {
 
     /// A request that is maintenance.
     pub(super) fn maintenance(&self) -> Write {
-        let kinds = ["VACUUM", "ANALYZE", "REINDEX", "PRAGMA optimize", "ANALYZE marks"];
+        let kinds = ["VACUUM", "VACUUM", "ANALYZE", "REINDEX", "PRAGMA optimize"];
         write(&[kinds[usize::try_from(self.below(5)).unwrap()]])
     }
 
