@@ -6,9 +6,12 @@
 //! is judged with a little more freedom. Whatever could see or change something that is not equal on
 //! all nodes is refused, with a sentence that says what.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicU8, Ordering},
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU8, Ordering},
+    },
 };
 
 use rusqlite::{
@@ -48,6 +51,8 @@ const TABLES_OF_THIS_NODE: &[&str] = &["dbstat", "sqlite_dbpage", "sqlite_stmt",
 pub(crate) struct Watch {
     phase: AtomicU8,
     seen: Mutex<Seen>,
+    /// The names of the schema's virtual tables, in lower case.
+    virtual_tables: Mutex<HashSet<String>>,
 }
 
 /// What was seen since the last [`Watch::begin`].
@@ -83,8 +88,19 @@ impl Watch {
         std::mem::take(&mut *self.seen())
     }
 
+    /// Tells the virtual tables of the schema from other tables, from now on.
+    pub(crate) fn know_virtual_tables(&self, names: &[String]) {
+        *locked(&self.virtual_tables) =
+            names.iter().map(|name| name.to_ascii_lowercase()).collect();
+    }
+
+    fn is_virtual_table(&self, name: &str) -> bool {
+        let known = locked(&self.virtual_tables);
+        !known.is_empty() && known.contains(&name.to_ascii_lowercase())
+    }
+
     fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.seen)
     }
 
     fn judge(&self, context: &AuthContext<'_>) -> Authorization {
@@ -93,6 +109,14 @@ impl Watch {
             return Authorization::Allow;
         }
         let seen = &mut *self.seen();
+        if let AuthAction::Read { table_name, .. }
+        | AuthAction::Insert { table_name }
+        | AuthAction::Update { table_name, .. }
+        | AuthAction::Delete { table_name } = context.action
+        {
+            seen.facts.uses_virtual_tables |=
+                self.is_virtual_table(table_name) || pragma::is_table(table_name);
+        }
         let judgement = if phase == Phase::Compile as u8 {
             judge_client(context, &mut seen.facts)
         } else {
@@ -106,6 +130,11 @@ impl Watch {
             }
         }
     }
+}
+
+/// A poisoned lock only says that a statement panicked; what is guarded has no invariant to lose.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Judges and describes what the client's statement itself asks for.
@@ -129,6 +158,8 @@ fn judge_client(context: &AuthContext<'_>, facts: &mut Facts) -> Result<Authoriz
         }
         AuthAction::Pragma { pragma_name, pragma_value } => {
             facts.pragma = Some(Pragma::Plain);
+            // Checking the integrity looks into virtual tables.
+            facts.uses_virtual_tables = true;
             match pragma::judge(pragma_name, pragma_value) {
                 Verdict::Run => {}
                 Verdict::Shrinks => facts.pragma = Some(Pragma::Shrinks),

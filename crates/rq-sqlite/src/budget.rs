@@ -28,8 +28,8 @@ const PAGES_UNLIMITED: u64 = 4_294_967_294;
 /// Counts the steps of the running statement.
 ///
 /// Steps of statements that virtual tables (FTS, R*Tree) run beneath a client's statement count
-/// too; their number may differ by what those tables have cached. A statement over a virtual table
-/// that needs nearly exactly its budget is therefore a known corner of determinism.
+/// too. They are equal on all nodes because those tables begin each entry with nothing cached; see
+/// [`Session::begin`](crate::session::Session::begin).
 #[derive(Debug, Default)]
 pub(crate) struct StepBudget {
     armed: AtomicBool,

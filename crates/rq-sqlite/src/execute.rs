@@ -240,6 +240,9 @@ impl<'a> Execution<'a> {
         };
         let refused_writes = disk_full::refused_writes();
         let budget = self.settings.budget;
+        if facts.uses_virtual_tables {
+            self.session.warm_virtual_tables();
+        }
         self.session.begin_steps(prepared, budget.steps)?;
         let collected = collect(prepared, shape, self.collector.as_mut());
         prepared.reset();

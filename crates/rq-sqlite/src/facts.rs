@@ -20,6 +20,8 @@ pub(crate) struct Facts {
     /// It changes the schema, or what a connection remembers of it besides the file's content:
     /// definitions, and the planner's statistics (these also through triggers).
     pub(crate) schema: Schema,
+    /// It, or a trigger or view in it, uses a virtual table that is part of the schema.
+    pub(crate) uses_virtual_tables: bool,
     /// It is a PRAGMA.
     pub(crate) pragma: Option<Pragma>,
 }

@@ -102,13 +102,22 @@ pub(crate) fn serves_virtual_tables(name: &str) -> bool {
     FOR_VIRTUAL_TABLES.iter().any(|known| known.eq_ignore_ascii_case(name))
 }
 
+/// Whether `table` has a name that the table-valued forms of PRAGMAs have.
+pub(crate) fn is_table(table: &str) -> bool {
+    pragma_of(table).is_some()
+}
+
 /// Whether `table` is the table-valued form (`pragma_x`) of a PRAGMA that is refused by name.
 pub(crate) fn is_refused_table(table: &str) -> bool {
-    let Some((prefix, name)) = table.split_at_checked("pragma_".len()) else { return false };
-    prefix.eq_ignore_ascii_case("pragma_")
-        && TABLE.iter().any(|(known, usage)| {
-            matches!(usage, Use::Refused(_)) && known.eq_ignore_ascii_case(name)
-        })
+    let Some(name) = pragma_of(table) else { return false };
+    TABLE
+        .iter()
+        .any(|(known, usage)| matches!(usage, Use::Refused(_)) && known.eq_ignore_ascii_case(name))
+}
+
+fn pragma_of(table: &str) -> Option<&str> {
+    let (prefix, name) = table.split_at_checked("pragma_".len())?;
+    prefix.eq_ignore_ascii_case("pragma_").then_some(name)
 }
 
 /// Reads a boolean as SQLite does for flags: a number (that fits 32 bits) is true unless it is 0, a

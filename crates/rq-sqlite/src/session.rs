@@ -43,6 +43,8 @@ pub(crate) struct Session {
     /// The connection may remember another schema or other statistics than a fresh one would read,
     /// and will read them again when the next request begins.
     schema_is_stale: bool,
+    /// A statement used a virtual table since the schema was read.
+    virtual_tables_are_warm: bool,
     /// The running transaction touched the schema, so rolling back makes the memory stale.
     transaction_touched_schema: bool,
     connection: Guarded,
@@ -124,7 +126,7 @@ impl Session {
         let watch = Watch::install(&mut connection)?;
         let steps = StepBudget::install(&mut connection)?;
         let enforced = connection.db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY)?;
-        connect_virtual_tables(&connection)?;
+        watch.know_virtual_tables(&connect_virtual_tables(&connection)?);
         Ok(Self {
             statements: ClientStatements::new(cached_statements),
             internal: InternalStatements::new(&connection)?,
@@ -136,6 +138,7 @@ impl Session {
             ambient,
             foreign_keys: ForeignKeys { enforced, deferred: false },
             schema_is_stale: false,
+            virtual_tables_are_warm: false,
             transaction_touched_schema: false,
             connection,
         })
@@ -146,8 +149,10 @@ impl Session {
         &self.connection
     }
 
-    /// Begins the transaction of an entry.
+    /// Begins the transaction of an entry. Virtual tables forget what they have cached: how many
+    /// steps their own statements take depends on it, and those count against budgets.
     pub(crate) fn begin(&mut self) -> Result<(), SqliteError> {
+        self.schema_is_stale |= self.virtual_tables_are_warm;
         self.transaction_touched_schema = false;
         run(&mut self.internal.begin)
     }
@@ -310,6 +315,11 @@ impl Session {
         }
     }
 
+    /// Says that a statement uses a virtual table.
+    pub(crate) fn warm_virtual_tables(&mut self) {
+        self.virtual_tables_are_warm = true;
+    }
+
     /// Says that the schema or the statistics changed by other ways than a client's statement.
     pub(crate) fn schema_changed(&mut self) {
         self.statements.clear();
@@ -371,19 +381,21 @@ impl Session {
         }
         self.statements.clear();
         self.connection.execute_batch("PRAGMA writable_schema=RESET")?;
-        connect_virtual_tables(&self.connection)?;
+        self.watch.know_virtual_tables(&connect_virtual_tables(&self.connection)?);
         self.schema_is_stale = false;
+        self.virtual_tables_are_warm = false;
         Ok(())
     }
 }
 
 /// Makes the objects of all virtual tables. They would otherwise be made when a client's statement
 /// first names them, and what they compile then would be taken for the client's.
-fn connect_virtual_tables(connection: &Connection) -> Result<(), SqliteError> {
+/// Returns their names.
+fn connect_virtual_tables(connection: &Connection) -> Result<Vec<String>, SqliteError> {
     let mut names = connection
         .prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND rootpage = 0")?;
     let names: Vec<String> = names.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
-    for name in names {
+    for name in &names {
         let sql = format!("SELECT 1 FROM \"{}\"", name.replace('"', "\"\""));
         match Prepared::internal(connection, &sql) {
             // What is wrong with the table is for the client to hear who uses it.
@@ -391,7 +403,7 @@ fn connect_virtual_tables(connection: &Connection) -> Result<(), SqliteError> {
             Ok(_) | Err(_) => {}
         }
     }
-    Ok(())
+    Ok(names)
 }
 
 /// Runs one of our own statements to its end.

@@ -21,7 +21,7 @@ use crate::{
 /// Images are compared after as many entries.
 const IMAGE_EVERY: u64 = 50;
 
-/// Entries of one run; with `RQ_SOAK` many times as many.
+/// Entries of one run; with `RQ_SOAK` many times as many. A multiple of [`IMAGE_EVERY`].
 const ENTRIES: u64 = 400;
 
 /// A disk that now and then fails an operation: a failure of the node, so the entry is tried again.
@@ -68,7 +68,8 @@ struct Run {
     unlucky: Engine,
     unlucky_options: Options,
     disk: Arc<Unreliable>,
-    failures: u64,
+    /// What the disk's failures looked like.
+    failures: Vec<String>,
 }
 
 impl Run {
@@ -92,10 +93,13 @@ impl Run {
             engine.apply(&schema);
         }
         let dice = Dice::new(seed);
-        Self { dice, lasting, restless, unlucky, unlucky_options, disk, failures: 0 }
+        Self { dice, lasting, restless, unlucky, unlucky_options, disk, failures: Vec::new() }
     }
 
     fn run(mut self, entries: u64) {
+        // To find the entry that makes the difference: compare after each one from here on.
+        let closely: Option<u64> =
+            env::var("RQ_COMPARE_FROM").ok().and_then(|from| from.parse().ok());
         for number in 1..=entries {
             let item = hostile::item(&mut self.dice);
             self.disturb();
@@ -103,12 +107,14 @@ impl Run {
             let again = without_times(self.restless.apply(&item));
             assert_eq!(applied, again, "results of entry {number} differ: {item:?}");
             self.try_until_it_works(&item);
-            if number % IMAGE_EVERY == 0 {
-                self.compare(number);
+            if number == IMAGE_EVERY {
+                while self.unlucky.try_reopen_with(&self.unlucky_options).is_err() {}
+            }
+            if number % IMAGE_EVERY == 0 || closely.is_some_and(|from| number >= from) {
+                self.compare(number, &item);
             }
         }
-        self.compare(entries);
-        assert!(self.failures > 0, "the disk never failed");
+        assert!(!self.failures.is_empty(), "the disk never failed");
     }
 
     fn disturb(&mut self) {
@@ -121,8 +127,10 @@ impl Run {
         if self.dice.chance(5) {
             self.lasting.checkpoint();
         }
-        if self.dice.chance(10) && self.unlucky.try_checkpoint().is_err() {
-            self.failures += 1;
+        if self.dice.chance(10)
+            && let Err(error) = self.unlucky.try_checkpoint()
+        {
+            self.failures.push(error.to_string());
         }
     }
 
@@ -133,21 +141,18 @@ impl Run {
         loop {
             match self.unlucky.try_apply(item, false) {
                 Ok(_) => return,
-                Err(ApplyError::Local(_)) => self.failures += 1,
+                Err(ApplyError::Local(error)) => self.failures.push(error.to_string()),
                 Err(ApplyError::Fatal(reason)) => panic!("{reason}: {item:?}"),
             }
             if self.dice.chance(30) {
-                while self.unlucky.try_reopen_with(&self.unlucky_options).is_err() {
-                    self.failures += 1;
+                while let Err(error) = self.unlucky.try_reopen_with(&self.unlucky_options) {
+                    self.failures.push(error.to_string());
                 }
             }
         }
     }
 
-    fn compare(&mut self, number: u64) {
-        if number == IMAGE_EVERY {
-            while self.unlucky.try_reopen_with(&self.unlucky_options).is_err() {}
-        }
+    fn compare(&mut self, number: u64, item: &Item) {
         let image = self.lasting.image();
         for (name, engine) in [("restless", &mut self.restless), ("unlucky", &mut self.unlucky)] {
             let other = engine.image();
@@ -155,7 +160,9 @@ impl Run {
             let differing = image.differing_pages(&other);
             assert!(
                 differing.is_empty(),
-                "{name}: pages {differing:?} differ after entry {number}"
+                "{name}: pages {differing:?} differ after entry {number}, {item:?}; \
+                 the disk's last failures: {:?}",
+                &self.failures[self.failures.len().saturating_sub(6)..]
             );
         }
     }
