@@ -135,7 +135,7 @@ fn flags_at_their_defaults_and_last_one_wins() {
         .flags(["-disco-key=rqlite", "-join-attempts", "5", "--bootstrap-expect-timeout=120s"])
         .flags(["-fk=false", "-fk", "-raft-snap", "0x2000", "-compress-snap-transport=F"])
         .start();
-    assert_eq!(node.value("PRAGMA foreign_keys"), 1);
+    assert_eq!(node.get("/status?key=store.db_conf.fk_constraints").json(), true);
     let threshold = node.get("/status?key=store.snapshot_threshold").json();
     assert_eq!(threshold, 8192);
     assert_eq!(node.stop(), 0);
@@ -302,39 +302,97 @@ fn listing(directory: &Path) -> Vec<(String, u64, i64, i64)> {
     entries
 }
 
+/// Starts a node again that was stopped, and expects it to refuse: exit code 1 and a sentence.
+fn refused(node: &Node, what: &str) -> String {
+    let refused = rqd(&[
+        "-http-addr",
+        node.http_addr(),
+        "-raft-addr",
+        node.raft_addr(),
+        node.directory().to_str().unwrap(),
+    ]);
+    assert_eq!(refused.code, Some(1), "{what}: {}", refused.stderr);
+    assert!(!refused.stderr.contains("panicked"), "{what}: {}", refused.stderr);
+    refused.stderr
+}
+
+/// A stopped node with some rows, all of them in the log and in the file.
+fn stopped_with_data() -> Node {
+    let mut node = Node::builder().errors_expected().start();
+    node.execute(r#"["CREATE TABLE t(a)"]"#);
+    for number in 0..20 {
+        node.execute(&format!(r#"["INSERT INTO t VALUES({number})"]"#));
+    }
+    assert_eq!(node.stop(), 0);
+    node
+}
+
 #[test]
-fn a_damaged_directory_is_refused_with_a_sentence() {
-    let damages: &[(&str, &str, &[u8])] = &[
-        ("a database that is none", "db.sqlite", b"this is not a database, but long enough to be"),
-        ("an identity that is none", "node.json", b"{\"node_id\": 5"),
-    ];
-    for (what, file, content) in damages {
-        let mut node = Node::builder().errors_expected().start();
-        node.execute(r#"["CREATE TABLE t(a)"]"#);
-        assert_eq!(node.stop(), 0);
+fn damaged_files_are_refused_with_a_sentence_and_kept() {
+    let garbage = "this is not what it should be\n".repeat(1000);
+    for file in ["db.sqlite", "node.json"] {
+        let mut node = stopped_with_data();
         let path = node.directory().join(file);
-        let original = fs::read(&path).unwrap();
-        fs::write(&path, content).unwrap();
-        let before = listing(node.directory());
-        let refused = rqd(&[
-            "-http-addr",
-            node.http_addr(),
-            "-raft-addr",
-            node.raft_addr(),
-            node.directory().to_str().unwrap(),
-        ]);
-        assert_eq!(refused.code, Some(1), "{what}: {}", refused.stderr);
-        assert!(refused.stderr.contains(file), "{what}: {file} not named in\n{}", refused.stderr);
-        assert!(!refused.stderr.contains("panicked"), "{what}: {}", refused.stderr);
-        let unchanged: Vec<_> =
-            listing(node.directory()).into_iter().filter(|entry| entry.0.ends_with(file)).collect();
-        assert!(before.contains(&unchanged[0]), "{what}: the refused start changed {file}");
-        // Put back, everything is there.
-        fs::write(&path, original).unwrap();
+        // A database in WAL mode is file and WAL together; both go.
+        let kept = TempDir::new().unwrap();
+        let names = [file.to_owned(), format!("{file}-wal"), format!("{file}-shm")];
+        for name in names.iter().filter(|name| node.directory().join(name).exists()) {
+            fs::rename(node.directory().join(name), kept.path().join(name)).unwrap();
+        }
+        fs::write(&path, &garbage).unwrap();
+        let sentence = refused(&node, file);
+        assert!(sentence.contains(file), "{file} is not named in\n{sentence}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), garbage, "{file} was changed");
+        fs::remove_file(&path).unwrap();
+        for name in names.iter().filter(|name| kept.path().join(name).exists()) {
+            fs::copy(kept.path().join(name), node.directory().join(name)).unwrap();
+        }
         node.restart();
-        assert_eq!(node.value("SELECT count(*) FROM t"), 0);
+        assert_eq!(node.value("SELECT count(*) FROM t"), 20);
         assert_eq!(node.stop(), 0);
     }
+}
+
+#[test]
+fn a_database_that_is_gone_is_not_replaced_by_an_empty_one() {
+    // The log was purged, so it cannot bring back what the file held.
+    let mut node = stopped_with_data();
+    node.restart_with(&[]);
+    assert_eq!(node.post("/snapshot?trailing_logs=1", b"").status, 200);
+    assert_eq!(node.stop(), 0);
+    for name in ["db.sqlite", "db.sqlite-wal", "db.sqlite-shm"] {
+        drop(fs::remove_file(node.directory().join(name)));
+    }
+    refused(&node, "a missing database");
+    refused(&node, "a missing database, again");
+}
+
+#[test]
+fn damage_in_the_middle_of_the_log_is_reported_never_skipped() {
+    let node = stopped_with_data();
+    let raft = node.directory().join("raft");
+    let mut hit = None;
+    for entry in fs::read_dir(&raft).unwrap() {
+        let path = entry.unwrap().path();
+        let mut bytes = fs::read(&path).unwrap();
+        // The text of an early statement, well before the last record.
+        let text = b"INSERT INTO t VALUES(3)";
+        let Some(place) = bytes.windows(text.len()).position(|window| window == text) else {
+            continue;
+        };
+        bytes[place] ^= 0x20;
+        fs::write(&path, bytes).unwrap();
+        hit = Some(path);
+    }
+    let path = hit.expect("a segment holds the statement");
+    // The file holds the rows already; without it they must come from the log.
+    for name in ["db.sqlite", "db.sqlite-wal", "db.sqlite-shm"] {
+        drop(fs::remove_file(node.directory().join(name)));
+    }
+    let sentence = refused(&node, "a damaged log");
+    let name = path.file_name().unwrap().to_str().unwrap();
+    assert!(sentence.contains(name), "{name} is not named in\n{sentence}");
+    assert!(sentence.contains("offset") || sentence.contains("byte"), "no place in\n{sentence}");
 }
 
 #[test]
@@ -349,15 +407,8 @@ fn a_directory_of_a_newer_format_is_refused() {
         .unwrap_or_else(|| panic!("node.json has no format version: {json}"));
     json[format] = json!(json[format].as_u64().unwrap() + 1000);
     fs::write(&path, json.to_string()).unwrap();
-    let refused = rqd(&[
-        "-http-addr",
-        node.http_addr(),
-        "-raft-addr",
-        node.raft_addr(),
-        node.directory().to_str().unwrap(),
-    ]);
-    assert_eq!(refused.code, Some(1), "{}", refused.stderr);
-    assert!(refused.stderr.contains("newer"), "{}", refused.stderr);
+    let sentence = refused(&node, "a newer format");
+    assert!(sentence.contains("newer"), "{sentence}");
 }
 
 #[test]
@@ -437,7 +488,7 @@ fn a_signal_stops_it_in_time_whatever_runs() {
 
 #[test]
 fn a_second_signal_stops_it_at_once() {
-    let mut node = Node::builder().flags(["-limit-query-time=10m"]).start();
+    let mut node = Node::builder().flags(["-limit-query-time=10m"]).errors_expected().start();
     let mut endless = node.connect();
     let sql = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM c) SELECT count(*) FROM c";
     endless.send(&Request::post("/db/query", json!([sql]).to_string())).unwrap();

@@ -16,5 +16,5 @@ mod random;
 
 pub use client::{Connection, Request, Response};
 pub use node::{Node, NodeBuilder};
-pub use process::{Process, resident_bytes};
+pub use process::{Process, peak_resident_bytes, resident_bytes};
 pub use random::Random;

@@ -14,7 +14,9 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Connection, Process, Request, Response, binaries, resident_bytes};
+use crate::{
+    Connection, Process, Request, Response, binaries, peak_resident_bytes, resident_bytes,
+};
 
 /// What a node without others logs when it can write.
 const READY_LINE: &str = "is now Leader";
@@ -149,6 +151,12 @@ impl Node {
     /// Resident memory in bytes.
     pub fn resident_bytes(&self) -> u64 {
         resident_bytes(self.process.id()).expect("a running process on Linux has a status file")
+    }
+
+    /// The most resident memory there ever was, in bytes.
+    pub fn peak_resident_bytes(&self) -> u64 {
+        peak_resident_bytes(self.process.id())
+            .expect("a running process on Linux has a status file")
     }
 
     /// Opens a connection.
