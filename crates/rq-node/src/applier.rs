@@ -31,6 +31,7 @@ use crate::{
     environment::Clock,
     metrics::Metrics,
     progress::{Progress, lock},
+    threads::join_within,
 };
 
 /// How long the applier waits before it tries again what a local fault stopped.
@@ -154,16 +155,18 @@ impl Applier {
         }
     }
 
-    /// Finishes what was handed over, closes the writer connection and ends the thread.
-    pub(crate) fn close(&self) {
+    /// Finishes what was handed over, closes the writer connection and ends the thread. A statement
+    /// that runs longer than `patience` is left alone and false returned: the process is about to end,
+    /// its entry is in the log, and the next start applies it from its beginning.
+    pub(crate) fn close(&self, patience: Duration) -> bool {
         match &self.driver {
-            Driver::Inline(core) => drop(lock(core).take()),
+            Driver::Inline(core) => {
+                drop(lock(core).take());
+                true
+            }
             Driver::Thread { queue, thread } => {
                 drop(lock(queue).take());
-                if let Some(thread) = lock(thread).take() {
-                    // A panic there has ended the process already (panic hook of the program).
-                    drop(thread.join());
-                }
+                lock(thread).take().is_none_or(|thread| join_within(thread, patience))
             }
         }
     }

@@ -30,6 +30,7 @@ use crate::{
     node::Inner,
     options::{Limits, Snapshots},
     progress::Progress,
+    threads::join_within,
 };
 
 /// The WAL is folded back when it is larger than this.
@@ -69,13 +70,11 @@ impl Housekeeper {
         Ok(Self { stop, thread })
     }
 
-    /// Ends the thread; a checkpoint under way is finished first.
-    pub(crate) fn close(self) {
+    /// Ends the thread; a checkpoint under way is finished first, if that takes no longer than
+    /// `patience`. Says whether it ended.
+    pub(crate) fn close(self, patience: Duration) -> bool {
         drop(self.stop);
-        if let Some(thread) = self.thread {
-            // A panic there has ended the process already (panic hook of the program).
-            drop(thread.join());
-        }
+        self.thread.is_none_or(|thread| join_within(thread, patience))
     }
 }
 

@@ -47,6 +47,7 @@ mod options;
 mod report;
 mod request;
 mod status;
+mod threads;
 
 #[cfg(test)]
 mod testing;

@@ -44,6 +44,9 @@ use crate::{
 
 /// A read younger than this is not cancelled for the sake of the WAL.
 const READ_CANCEL_AGE: Duration = Duration::from_secs(1);
+/// How long closing waits for Raft, for the statement that is being applied and for a checkpoint, each.
+/// What takes longer is abandoned, which is no worse than being killed: nothing acknowledged is lost.
+const CLOSING_PATIENCE: Duration = Duration::from_millis(300);
 /// How long closing waits for reads that were cancelled.
 const READERS_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -210,7 +213,8 @@ impl Node {
     pub async fn shutdown(&self) {
         let inner = &self.inner;
         inner.progress.begin_stopping();
-        inner.consensus.shutdown().await;
+        // Raft waits for what is being applied, however long that takes.
+        drop(tokio::time::timeout(CLOSING_PATIENCE, inner.consensus.shutdown()).await);
         let closing = Arc::clone(inner);
         let close = move || closing.close();
         match inner.execution {
@@ -237,9 +241,15 @@ impl Node {
 impl Inner {
     fn close(&self) {
         if let Some(housekeeper) = lock(&self.housekeeper).take() {
-            housekeeper.close();
+            // Said below: what holds a checkpoint up is a statement of the applier.
+            housekeeper.close(CLOSING_PATIENCE);
         }
-        self.machinery.applier.close();
+        if !self.machinery.applier.close(CLOSING_PATIENCE) {
+            tracing::warn!(
+                component = "db",
+                "a written statement still runs and was abandoned; the next start runs it again"
+            );
+        }
         self.machinery.durability.close();
         if !self.readers.close(READERS_PATIENCE) {
             tracing::warn!(component = "db", "a read did not end in time and was abandoned");

@@ -63,7 +63,7 @@ pub struct OwnFlags {
     pub limit_query_time: GoDuration,
     /// Most steps SQLite's virtual machine may take for one written statement. Beyond: an error
     /// of the statement, and it changes nothing
-    #[arg(long, value_name = "uint", default_value = "10000000000", value_parser = parse_uint)]
+    #[arg(long, value_name = "uint", default_value = "2000000000", value_parser = parse_uint)]
     pub limit_write_steps: u64,
     /// Most pages one write request may add to the database. Beyond: an error of the statement,
     /// and it changes nothing
