@@ -155,6 +155,21 @@ pub enum OpenError {
         /// What is wrong.
         doubt: String,
     },
+    /// The database does not hold what was purged from the log, because it was there once.
+    #[error(
+        "{} {}, but the log begins behind entry {purged}: acknowledged writes would be missing. The \
+         file was removed or replaced by an older one: bring it back with its -wal file, or restore a \
+         backup into an empty data directory",
+        path.display(), reach(*applied)
+    )]
+    DatabaseBehind {
+        /// The database file.
+        path: std::path::PathBuf,
+        /// The last entry it holds, if any.
+        applied: Option<u64>,
+        /// The last entry the log does not hold any more.
+        purged: u64,
+    },
     /// The Raft log holds something this program cannot have written.
     #[error("raft log: {0}")]
     Log(String),
@@ -164,4 +179,11 @@ pub enum OpenError {
     /// Raft could not be started with these settings.
     #[error("creating the raft system failed: {0}")]
     Raft(String),
+}
+
+fn reach(applied: Option<u64>) -> String {
+    match applied {
+        Some(applied) => format!("holds the entries up to {applied}"),
+        None => "is missing or holds nothing".to_owned(),
+    }
 }

@@ -3,8 +3,8 @@
 //! # The order of opening, and why
 //! 1. The data directory is locked and its identity read: a second process, a wrong name, a newer
 //!    format end here, with nothing changed.
-//! 2. The database is opened. It knows what it has applied.
-//! 3. The log is opened, its torn tail cut. It knows what was promised.
+//! 2. The log is opened, its torn tail cut. It knows what was promised.
+//! 3. The database is opened. It knows what it has applied; what was purged from the log must be in it.
 //! 4. Raft is built over both. Entries behind the applied one are applied again as soon as an entry of
 //!    the new term is committed.
 //! 5. A pristine node makes itself a cluster of one. The only voter does not wait for an election
@@ -296,7 +296,6 @@ impl Ground {
     fn open(options: &Options, environment: &Environment) -> Result<Self, OpenError> {
         let (directory, who) = crate::identity::open(options, environment)?;
         let metrics = Arc::new(Metrics::default());
-        let database = open_database(options, environment, &directory, &metrics)?;
         let execution = environment.execution;
         let (log, recovery) = Log::open(
             Arc::clone(&environment.files),
@@ -304,7 +303,26 @@ impl Ground {
             LogOptions { execution, salts: salts(environment), ..options.log.clone() },
         )?;
         tell_recovery(&recovery);
+        let purged = recovery.purged.map(|at| at.index);
+        let path = directory.database();
+        // Opening it would put an empty one in its place.
+        if !environment.files.exists(&path).unwrap_or(true) {
+            check_reach(&path, None, purged)?;
+        }
+        let database = open_database(options, environment, &directory, &metrics)?;
+        let applied = database.opened.state.applied.map(|id| id.index);
+        check_reach(&path, applied, purged)?;
         Ok(Self { directory, who, log, database, metrics })
+    }
+}
+
+/// The entries purged from the log must be in the database: nothing else holds them.
+fn check_reach(path: &Path, applied: Option<u64>, purged: Option<u64>) -> Result<(), OpenError> {
+    match purged {
+        Some(purged) if applied.is_none_or(|applied| applied < purged) => {
+            Err(OpenError::DatabaseBehind { path: path.to_owned(), applied, purged })
+        }
+        _ => Ok(()),
     }
 }
 

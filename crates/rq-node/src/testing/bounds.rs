@@ -146,7 +146,10 @@ async fn a_reader_that_pins_the_wal_beyond_its_cap_is_cancelled() {
     small.limits.wal_bytes_max = 18 << 20;
     let node = open(small).await;
     done(&node, &["CREATE TABLE t (x)", "INSERT INTO t VALUES (1), (2)"]).await;
-    let held = hold(&node.inner().readers, "SELECT x FROM t");
+    // Long enough to notice after its first row that it was cancelled.
+    let sql = "WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < 100000)
+         SELECT i FROM t, c";
+    let held = hold(&node.inner().readers, sql);
     let machinery = &node.inner().machinery;
     while machinery.wal_bytes() < 20 << 20 {
         done(&node, &["INSERT INTO t VALUES (zeroblob(1000000))"]).await;
