@@ -199,14 +199,20 @@ pub(crate) fn body_timeout(limits: &Limits) -> Reply {
 }
 
 /// 503: the work did not end in time.
-pub(crate) fn work_timeout(limits: &Limits, may_have_changed: bool) -> Reply {
-    let seconds = limits.request_time_max.as_secs_f64();
+pub(crate) fn work_timeout(limits: &Limits, stopping: bool, may_have_changed: bool) -> Reply {
     let (code, outcome) = if may_have_changed {
         (Code::OutcomeUnknown, "its outcome is unknown")
+    } else if stopping {
+        (Code::ShuttingDown, "it was cancelled")
     } else {
         (Code::QueryTimeout, "it was cancelled")
     };
-    let message = format!("the request took longer than {seconds} s; {outcome}");
+    let reason = if stopping {
+        "the node is stopping and the request did not end in time".to_owned()
+    } else {
+        format!("the request took longer than {} s", limits.request_time_max.as_secs_f64())
+    };
+    let message = format!("{reason}; {outcome}");
     named(code, Reply::text_error(StatusCode::SERVICE_UNAVAILABLE, &message))
 }
 

@@ -81,7 +81,7 @@ async fn run_alone(link: &Link, request: Request<Incoming>) -> Outcome {
         Err(Verdict::TimedOut) => {
             vitals.acquit();
             service.metrics().timeouts.increment();
-            timed_out(service, vitals.phase() == Phase::Body, head.uri.path())
+            timed_out(service, vitals.phase() == Phase::Body, watch.is_stopping(), head.uri.path())
         }
         Err(Verdict::Live | Verdict::Close | Verdict::HungUp) => return Err(HungUp),
     };
@@ -108,7 +108,7 @@ async fn run_stream(link: &Link, request: Request<Incoming>, _end: StreamEnd) ->
         Ok(reply) => reply,
         Err(_elapsed) => {
             service.metrics().timeouts.increment();
-            timed_out(service, !body.is_end_stream(), head.uri.path())
+            timed_out(service, !body.is_end_stream(), false, head.uri.path())
         }
     };
     unanswered.is_answered = true;
@@ -116,8 +116,8 @@ async fn run_stream(link: &Link, request: Request<Incoming>, _end: StreamEnd) ->
     Ok(service.envelope.seal(Reply { close: false, ..reply }))
 }
 
-fn timed_out(service: &Service, reading: bool, path: &str) -> Reply {
-    if reading {
+fn timed_out(service: &Service, reading: bool, stopping: bool, path: &str) -> Reply {
+    if reading && !stopping {
         return error::body_timeout(service.limits());
     }
     let may_have_changed = routes::find(path).is_some_and(|route| match route.endpoint {
@@ -142,7 +142,7 @@ fn timed_out(service: &Service, reading: bool, path: &str) -> Reply {
         | Endpoint::DebugVars
         | Endpoint::Pprof => false,
     });
-    error::work_timeout(service.limits(), may_have_changed)
+    error::work_timeout(service.limits(), stopping, may_have_changed && !reading)
 }
 
 /// Notes the end of a stream when dropped, also if the stream was cancelled.

@@ -41,6 +41,9 @@ const REFUSALS: usize = 256;
 /// How long accepting pauses when the process is out of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long the answers to requests that did not end before a stop may take to go out.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
 /// Why a server could not begin.
 #[derive(Debug, Error)]
 pub enum BindError {
@@ -144,7 +147,7 @@ impl Server {
     }
 
     /// Stops: takes no connections any more, lets each end after the request it works on, works the queue
-    /// of writes off; after `deadline` drops what is left. The node must still be running.
+    /// of writes off; after `deadline` answers what is left with 503 and drops it. The node must still be running.
     ///
     /// Returns whether everything ended by itself.
     pub async fn stop(self, deadline: Duration) -> bool {
@@ -162,6 +165,9 @@ impl Server {
         let ended = tokio::time::timeout(deadline, graceful).await.is_ok();
         if !ended {
             service.queue.close();
+            // Whoever still waits is told that nobody knows, before the line goes dead.
+            watch.time_out_all();
+            drop(tokio::time::timeout(LAST_WORDS, watch.all_gone()).await);
             watch.close_all();
             queueing.abort();
             // Dropping a connection takes no longer than its task takes to be scheduled.

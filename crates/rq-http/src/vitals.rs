@@ -297,6 +297,15 @@ impl Watch {
         }
     }
 
+    /// Has every request under way answered as one that has taken too long.
+    pub(crate) fn time_out_all(&self) {
+        for vitals in self.lock().values() {
+            if matches!(vitals.phase(), Phase::Body | Phase::Work) {
+                vitals.decide(Verdict::TimedOut);
+            }
+        }
+    }
+
     /// Drops every connection.
     pub(crate) fn close_all(&self) {
         for vitals in self.lock().values() {
