@@ -22,6 +22,9 @@ const SIZE: u64 = 256 << 20;
 /// The floor of free space the node is told to keep, where it is told.
 const FLOOR: u64 = 32 << 20;
 
+/// How long a client waits for the answer to a write before it counts its fate as unknown.
+const ANSWER_TIME: Duration = Duration::from_secs(3);
+
 /// How long recovery may take before the test gives up.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -125,7 +128,12 @@ impl Rows {
         self.next += 1;
         let body = json!([["INSERT INTO t VALUES(?, randomblob(?))", self.next, pad]]);
         let request = rq_tests::Request::post("/db/execute", body.to_string());
-        let answer = node.try_connect().and_then(|mut connection| connection.request(&request));
+        // A write that meets the end of the disk while it is applied is in the log already: its
+        // answer comes when there is room again, so the client gives up first.
+        let answer = node.try_connect().and_then(|mut connection| {
+            connection.set_read_timeout(ANSWER_TIME)?;
+            connection.request(&request)
+        });
         let Ok(answer) = answer else {
             self.unknown.push(self.next);
             return None;
@@ -182,9 +190,9 @@ fn assert_507(answer: &Response) {
     assert!(code.contains("outcome=not-done"), "{answer:?}");
 }
 
-/// Reads of every kind that needs no log entry.
-fn assert_reads(node: &Node) {
-    for level in ["none", "weak", "linearizable"] {
+/// Reads go on. Where an entry waits to be applied, only those that need not wait for it.
+fn assert_reads(node: &Node, levels: &[&str]) {
+    for level in levels {
         let answer = node.post(&format!("/db/query?level={level}"), r#"["SELECT count(*) FROM t"]"#);
         assert!(answer.json()["results"][0]["values"][0][0].is_u64(), "{level}: {answer:?}");
     }
@@ -201,7 +209,7 @@ fn below_the_floor() {
     for _ in 0..3 {
         disk.fill(FLOOR / 2);
         assert_507(&rows.until_refused(&node, 100));
-        assert_reads(&node);
+        assert_reads(&node, &["none", "weak", "linearizable"]);
         // Each way of writing says the same.
         assert_507(&node.post("/db/request", r#"["INSERT INTO t VALUES(0, 0)"]"#));
         rows.check(&node);
@@ -228,7 +236,7 @@ fn no_byte_left() {
         let refused = rows.until_refused(&node, 300_000);
         assert!(matches!(refused.status, 503 | 507), "{refused:?}");
         assert!(node.process().try_wait().is_none(), "round {round}: the node died:\n{}", node.log());
-        assert_reads(&node);
+        assert_reads(&node, &["none", "weak"]);
         disk.release();
         rows.until_accepted(&node);
         rows.check(&node);
@@ -246,7 +254,7 @@ fn own_writes() {
     disk.fill(FLOOR + (8 << 20));
     let refused = rows.until_refused(&node, 500_000);
     assert_507(&refused);
-    assert_reads(&node);
+    assert_reads(&node, &["none", "weak", "linearizable"]);
     disk.release();
     rows.until_accepted(&node);
     rows.check(&node);

@@ -212,7 +212,7 @@ fn log_lines_as_json() {
 
 #[test]
 fn log_level_off_logs_nothing() {
-    let mut node = Node::builder().flags(["-log-level", "off"]).start();
+    let mut node = Node::builder().flags(["-log-level=off", "-raft-log-level=off"]).start();
     assert_eq!(node.stop(), 0);
     assert_eq!(node.process().stderr(), Vec::<String>::new());
 }

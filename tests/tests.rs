@@ -20,6 +20,9 @@ mod kill;
 /// Who may depend on whom, licences and sources, module comments, the map.
 mod layers;
 
+/// Man pages and completions are what the definitions of the flags say.
+mod generated;
+
 /// The commands and outputs of `README.md`, executed.
 mod readme;
 

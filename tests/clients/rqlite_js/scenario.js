@@ -61,8 +61,8 @@ async function main () {
   results = await client.query('SELECT count(*) AS n FROM once')
   assert.strictEqual(results.get(0).get('n'), 2)
 
-  const { body } = await new StatusApiClient(url).statusAllHosts().then((list) => list[0])
-  assert.strictEqual(typeof body.store.node_id, 'string')
+  const [{ response }] = await new StatusApiClient(url).statusAllHosts()
+  assert.strictEqual(typeof response.body.store.node_id, 'string')
   console.log('rqlite-js: ok')
 }
 

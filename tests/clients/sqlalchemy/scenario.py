@@ -39,7 +39,6 @@ class Book(Base):
 
 Base.metadata.create_all(engine)
 check(sorted(inspect(engine).get_table_names()), ["author", "book"])
-check([column["name"] for column in inspect(engine).get_columns("book")], ["id", "title", "cover", "author_id"])
 
 with Session(engine) as session:
     author = Author(name="Stanisław Lem – 宇宙 😀", rating=4.5)
