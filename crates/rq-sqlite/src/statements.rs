@@ -92,6 +92,9 @@ impl ClientStatements {
         let keeps = statement.is_whole
             && sql.len() <= LONGEST_KEPT_TEXT
             && statement.facts.schema == Schema::Untouched
+            // SQLite compiles a PRAGMA again each time it runs, at a moment when it would be taken for
+            // what a virtual table compiles.
+            && statement.facts.pragma.is_none()
             && statement.facts.control.is_none()
             && statement.facts.setting.is_none();
         let Some(prepared) = statement.compiled.statement.as_mut().filter(|_| keeps) else {
