@@ -64,7 +64,7 @@ pub(crate) struct Applier {
 
 enum Driver {
     Thread { queue: Mutex<Option<mpsc::Sender<Message>>>, thread: Mutex<Option<JoinHandle<()>>> },
-    Inline(Mutex<Option<Core>>),
+    Inline(Box<Mutex<Option<Core>>>),
 }
 
 enum Message {
@@ -95,7 +95,7 @@ impl Applier {
     /// The thread could not be started.
     pub(crate) fn start(core: Core, execution: Execution) -> std::io::Result<Self> {
         let driver = match execution {
-            Execution::Inline => Driver::Inline(Mutex::new(Some(core))),
+            Execution::Inline => Driver::Inline(Box::new(Mutex::new(Some(core)))),
             Execution::Threads => {
                 let (queue, messages) = mpsc::channel();
                 let thread = thread::Builder::new()

@@ -21,7 +21,7 @@ fn insert(key: i64) -> Write {
 }
 
 /// Waits until something holds.
-async fn until(what: &str, holds: impl Fn() -> bool) {
+pub(super) async fn until(what: &str, holds: impl Fn() -> bool) {
     let waiting = async {
         while !holds() {
             tokio::time::sleep(Duration::from_millis(5)).await;

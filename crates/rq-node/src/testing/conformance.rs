@@ -23,7 +23,7 @@ use rq_storage::{Execution, Files, Log, LogOptions, RealFiles};
 use tempfile::TempDir;
 use tokio::sync::Mutex;
 
-use super::{options, simulated};
+use super::{PATIENCE, options, simulated};
 use crate::{
     applier::{Applier, Core},
     durability::Durability,
@@ -170,7 +170,7 @@ struct Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.applier.close();
+        assert!(self.applier.close(PATIENCE));
         self.log.close();
     }
 }

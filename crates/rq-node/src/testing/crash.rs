@@ -54,10 +54,7 @@ fn acknowledged_writes_survive_crashes_at_any_operation() {
             .unwrap_or_else(|_| panic!("failed: repeat with RQ_SOAK_SEED={seed} RQ_SOAK_POINTS=1"));
         told.add(&tally);
     }
-    #[expect(clippy::print_stderr, reason = "a soak says what it did")]
-    {
-        eprintln!("crash points from seed {first}: {told:?}");
-    }
+    eprintln!("crash points from seed {first}: {told:?}");
     if points >= POINTS {
         told.check();
     }

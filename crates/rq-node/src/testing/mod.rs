@@ -5,7 +5,7 @@
 //! | [`conformance`] | log and state machine are what openraft expects |
 //! | [`simulation`] | one seed, one history: a node runs the same way twice |
 //! | [`crash`] | promises P1, P2, P3 at crashes at any file operation |
-//! | [`behaviour`], [`opening`], [`bounds`] | what clients and operators see of a node with threads |
+//! | [`behaviour`], [`opening`], [`bounds`], [`full_disk`] | what clients and operators see of a node with threads |
 //!
 //! The rest are their instruments: [`world`] (the disk that fails), [`history`] (what was applied, and
 //! an engine that never crashes), [`workload`] (requests that know what they must leave behind).
@@ -14,6 +14,7 @@ mod behaviour;
 mod bounds;
 mod conformance;
 mod crash;
+mod full_disk;
 pub(crate) mod history;
 mod opening;
 mod simulation;

@@ -41,6 +41,8 @@ struct State {
     plan: Option<(u64, Event)>,
     happened: Option<Event>,
     stopped: bool,
+    database_full: bool,
+    no_new_files: bool,
     root: PathBuf,
     trace: Option<Vec<String>>,
 }
@@ -61,6 +63,16 @@ impl World {
         let mut state = lock(&self.state);
         state.plan = Some((state.operations + after, event));
         state.happened = None;
+    }
+
+    /// From now on, or no longer: writes of database files find the disk full.
+    pub(super) fn fill_database(&self, full: bool) {
+        lock(&self.state).database_full = full;
+    }
+
+    /// From now on, or no longer: there is no room for another file of the log.
+    pub(super) fn fill_log(&self, full: bool) {
+        lock(&self.state).no_new_files = full;
     }
 
     /// Lets nothing happen any more.
@@ -136,7 +148,9 @@ impl rq_storage::FaultHook for World {
             kind,
             OperationKind::Create | OperationKind::Write | OperationKind::CreateDirectory
         );
+        let full = kind == OperationKind::Create && lock(&self.state).no_new_files;
         match self.before(writes, path, &(kind, offset, length)) {
+            Answer::Proceed if full => Verdict::Fail(std::io::ErrorKind::StorageFull),
             Answer::Proceed => Verdict::Proceed,
             Answer::Stopped => Verdict::Crash,
             Answer::Torn(bytes) => Verdict::Torn(bytes.into()),
@@ -155,7 +169,9 @@ impl rq_sqlite::FaultHook for World {
             FileKind::Temporary => Path::new("temporary"),
             _ => operation.path,
         };
+        let full = writes && lock(&self.state).database_full;
         match self.before(writes, path, &operation.kind) {
+            Answer::Proceed if full => Verdict::DiskFull,
             Answer::Proceed => Verdict::Proceed,
             // Not `Crash`: that would last, and a process that was only killed goes on with the
             // same disk.

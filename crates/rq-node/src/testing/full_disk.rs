@@ -1,0 +1,114 @@
+//! A disk that fills while the node runs, and is freed: what was accepted waits and is done, new writes
+//! are refused meanwhile, reads go on, and nobody has to restart anything.
+
+use std::{sync::Arc, time::Duration};
+
+use rq_sql::Value;
+use tempfile::{TempDir, tempdir};
+use tokio::task::JoinHandle;
+
+use super::{
+    PATIENCE,
+    behaviour::until,
+    done, number, options, values, wait_ready, with_parameters,
+    world::{Disks, World},
+};
+use crate::{EffectKnown, Environment, Error, Impairment, Level, Node, Write, Written};
+
+/// A node with threads on disks that can be filled.
+async fn on_small_disk() -> (TempDir, Arc<World>, Node) {
+    let directory = tempdir().unwrap();
+    let disks = Disks::new();
+    let environment =
+        Environment { execution: rq_storage::Execution::Threads, ..disks.environment(1) };
+    let mut small = options(directory.path());
+    small.log.segment_bytes = 64 << 10;
+    let node = Node::open(small, environment).await.unwrap();
+    wait_ready(&node).await;
+    done(&node, &["CREATE TABLE t (x)"]).await;
+    (directory, Arc::clone(&disks.world), node)
+}
+
+/// A write that cannot be compressed.
+fn large(key: i64) -> Write {
+    let mut state = key.unsigned_abs() + 1;
+    let body = (0..20_000).map(|_| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        state.to_be_bytes()[0]
+    });
+    let values = vec![Value::Blob(body.collect())];
+    let statements = vec![with_parameters("INSERT INTO t VALUES (?)", values)];
+    Write { statements, transaction: false, timeout: None }
+}
+
+fn send(node: &Node, key: i64) -> JoinHandle<Result<Written, Error>> {
+    let node = node.clone();
+    tokio::spawn(async move { node.execute(large(key)).await })
+}
+
+async fn refused(node: &Node) {
+    let error = node.execute(large(0)).await.unwrap_err();
+    assert!(matches!(error, Error::DiskFull { .. }), "{error}");
+    assert_eq!(error.outcome(), EffectKnown::NotDone);
+}
+
+async fn finish(node: &Node, waiting: JoinHandle<Result<Written, Error>>) {
+    let end = tokio::time::timeout(PATIENCE, waiting).await.expect("it goes on by itself");
+    assert!(end.unwrap().is_ok());
+    until("nothing is wrong any more", || node.status().impairments.is_empty()).await;
+    done(node, &["INSERT INTO t VALUES (1)"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_entry_that_finds_no_room_in_the_database_waits_for_it() {
+    let (_directory, world, node) = on_small_disk().await;
+    world.fill_database(true);
+    let waiting = send(&node, 1);
+    let stalled = || {
+        let impairments = node.status().impairments;
+        impairments.iter().any(|one| matches!(one, Impairment::ApplyStalled { .. }))
+    };
+    until("applying stalls", stalled).await;
+    refused(&node).await;
+    assert_eq!(
+        values(&node, "SELECT count(*) FROM t", Level::None).await.unwrap(),
+        [Value::Integer(0)]
+    );
+    assert!(!waiting.is_finished());
+    world.fill_database(false);
+    finish(&node, waiting).await;
+    assert_eq!(number(&node, "SELECT count(*) FROM t").await, 2);
+    node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_entry_that_finds_no_room_in_the_log_waits_for_it() {
+    let (_directory, world, node) = on_small_disk().await;
+    world.fill_log(true);
+    let mut accepted = 0;
+    let waiting = loop {
+        let sent = send(&node, accepted);
+        let stalled = || {
+            let impairments = node.status().impairments;
+            sent.is_finished() || impairments.contains(&Impairment::LogWaitsForSpace)
+        };
+        until("it is done or waits", stalled).await;
+        if !sent.is_finished() {
+            break sent;
+        }
+        assert!(sent.await.unwrap().is_ok(), "there is room in the segments that exist");
+        accepted += 1;
+        assert!(accepted < 100, "the log grows without files");
+    };
+    refused(&node).await;
+    assert_eq!(
+        values(&node, "SELECT count(*) FROM t", Level::None).await.unwrap(),
+        [Value::Integer(accepted)]
+    );
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!waiting.is_finished(), "nothing is acknowledged that is not durable");
+    world.fill_log(false);
+    finish(&node, waiting).await;
+    assert_eq!(number(&node, "SELECT count(*) FROM t").await, accepted + 2);
+    node.shutdown().await;
+}
