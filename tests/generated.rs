@@ -60,6 +60,39 @@ fn man_pages_and_completions_are_what_the_definitions_say() {
     }
 }
 
+/// The table of limits in `README.md` stands between these lines.
+const LIMITS: (&str, &str) = (
+    "<!-- limits: written by UPDATE=1 cargo test -p rq-tests generated -->\n",
+    "<!-- end of limits -->\n",
+);
+
+#[test]
+fn the_table_of_limits_is_what_the_definitions_say() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("README.md");
+    let readme = fs::read_to_string(&path).unwrap();
+    let (before, rest) = readme.split_once(LIMITS.0).unwrap();
+    let (table, after) = rest.split_once(LIMITS.1).unwrap();
+    let expected = limits(&rqd::cli::command());
+    if env::var_os("UPDATE").is_some() {
+        let (begin, end) = LIMITS;
+        fs::write(&path, [before, begin, &expected, end, after].concat()).unwrap();
+        return;
+    }
+    assert_eq!(table, expected, "UPDATE=1 cargo test -p rq-tests generated writes it");
+}
+
+/// A row for each flag of a limit: name, default, what it limits and what happens beyond it.
+fn limits(command: &Command) -> String {
+    let mut table = "| flag | default | limit |\n|---|---|---|\n".to_owned();
+    for flag in command.get_arguments() {
+        let Some(name) = flag.get_long().filter(|name| name.starts_with("limit-")) else { continue };
+        let default = flag.get_default_values()[0].to_string_lossy();
+        let help = flag.get_help().unwrap().to_string();
+        writeln!(table, "| `-{name}` | {default} | {help} |").unwrap();
+    }
+    table
+}
+
 #[test]
 fn definitions_are_sound_and_every_argument_has_help() {
     for (command, _) in programs() {
