@@ -1,0 +1,181 @@
+//! Runs the randomized suites for long, by `cargo test` with the variables they read.
+//!
+//! It knows names of suites and variables, nothing of what they do; their verdict is passed on.
+
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    process::{Command, ExitCode},
+    time::Instant,
+};
+
+use rq_tests::binaries::workspace_root;
+
+use crate::{
+    cli::{SoakArguments, Suite},
+    failure::Failure,
+    output,
+};
+
+/// Crash points of `crash`, if nothing else is asked for.
+const CRASH_POINTS: u64 = 10_000;
+
+/// Seeds of `determinism`, if nothing else is asked for.
+const DETERMINISM_SEEDS: u64 = 100;
+
+/// Seeds the determinism suite goes through when it is started once for a soak.
+const DETERMINISM_SEEDS_PER_START: u64 = 20;
+
+/// Logs of `storage`, if nothing else is asked for.
+const STORAGE_RUNS: u64 = 20_000;
+
+/// Kills of `kill`, if nothing else is asked for.
+const KILL_ROUNDS: u64 = 500;
+
+/// One start of Cargo: its arguments, and the variables the suite reads.
+#[derive(Debug, PartialEq, Eq)]
+struct Start {
+    arguments: Vec<&'static str>,
+    variables: Vec<(&'static str, String)>,
+}
+
+/// Runs a suite. The exit code is that of the first start of Cargo that failed, or success.
+pub(crate) fn run(arguments: &SoakArguments) -> Result<ExitCode, Failure> {
+    let begin = Instant::now();
+    // Small enough to be typed again, and for suites to count up from.
+    let chance = RandomState::new().hash_one(std::process::id()) >> 40;
+    let starts = starts(arguments.suite, arguments.points, arguments.seed, chance);
+    let count = starts.len();
+    let mut code = 0;
+    for (number, start) in (1..).zip(starts) {
+        output::line(&format!("start {number} of {count}: {}", start.describe()));
+        code = start.run()?;
+        if code != 0 {
+            break;
+        }
+    }
+    let verdict = if code == 0 { "passed" } else { "FAILED" };
+    output::line(&format!("{verdict} after {:.1} s", begin.elapsed().as_secs_f64()));
+    Ok(ExitCode::from(code))
+}
+
+/// What has to be started for a suite. `chance` is the seed if none is asked for.
+fn starts(suite: Suite, points: Option<u64>, seed: Option<u64>, chance: u64) -> Vec<Start> {
+    let first = seed.unwrap_or(chance);
+    match suite {
+        Suite::Crash => vec![Start::new(
+            &["-p", "rq-node", "--lib", "crash"],
+            vec![
+                ("RQ_SOAK_POINTS", points.unwrap_or(CRASH_POINTS).to_string()),
+                ("RQ_SOAK_SEED", first.to_string()),
+            ],
+        )],
+        Suite::Determinism => {
+            let seeds = points.unwrap_or(DETERMINISM_SEEDS);
+            (0..seeds.div_ceil(DETERMINISM_SEEDS_PER_START))
+                .map(|number| first + number * DETERMINISM_SEEDS_PER_START)
+                .map(|seed| {
+                    Start::new(
+                        &["-p", "rq-sqlite", "--test", "apply", "determinism"],
+                        vec![("RQ_SOAK", "1".to_owned()), ("RQ_SEED", seed.to_string())],
+                    )
+                })
+                .collect()
+        }
+        // The suite takes either a number of runs, with seeds it chooses, or the one seed to repeat.
+        Suite::Storage => vec![Start::new(
+            &["-p", "rq-storage", "--lib", "log::crash"],
+            vec![seed.map_or_else(
+                || ("RQ_CRASH_RUNS", points.unwrap_or(STORAGE_RUNS).to_string()),
+                |seed| ("RQ_CRASH_SEED", seed.to_string()),
+            )],
+        )],
+        Suite::Kill => vec![Start::new(
+            &["-p", "rq-tests", "--test", "tests", "kill::"],
+            vec![
+                ("RQ_KILL_ROUNDS", points.unwrap_or(KILL_ROUNDS).to_string()),
+                ("RQ_KILL_SEED", first.to_string()),
+                ("RQ_TEST_PROFILE", "release".to_owned()),
+            ],
+        )],
+    }
+}
+
+impl Start {
+    fn new(suite: &[&'static str], variables: Vec<(&'static str, String)>) -> Self {
+        let mut arguments = vec!["test", "--release"];
+        arguments.extend(suite);
+        arguments.extend(["--", "--nocapture"]);
+        Self { arguments, variables }
+    }
+
+    /// The line that does the same in a shell.
+    fn describe(&self) -> String {
+        let variables: String =
+            self.variables.iter().map(|(name, value)| format!("{name}={value} ")).collect();
+        format!("{variables}cargo {}", self.arguments.join(" "))
+    }
+
+    /// The exit code; 1 for an end by a signal.
+    fn run(&self) -> Result<u8, Failure> {
+        let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+            .args(&self.arguments)
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
+            .current_dir(workspace_root())
+            .status()
+            .map_err(Failure::system("starting cargo"))?;
+        Ok(if status.success() {
+            0
+        } else {
+            status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn described(suite: Suite, points: Option<u64>, seed: Option<u64>) -> Vec<String> {
+        starts(suite, points, seed, 7).iter().map(Start::describe).collect()
+    }
+
+    #[test]
+    fn points_and_seed_reach_the_suite() {
+        let cases = [
+            (
+                Suite::Crash,
+                "RQ_SOAK_POINTS=20 RQ_SOAK_SEED=3 cargo test --release -p rq-node --lib crash",
+            ),
+            (
+                Suite::Determinism,
+                "RQ_SOAK=1 RQ_SEED=3 cargo test --release -p rq-sqlite --test apply determinism",
+            ),
+            (Suite::Storage, "RQ_CRASH_SEED=3 cargo test --release -p rq-storage --lib log::crash"),
+            (
+                Suite::Kill,
+                "RQ_KILL_ROUNDS=20 RQ_KILL_SEED=3 RQ_TEST_PROFILE=release \
+                 cargo test --release -p rq-tests --test tests kill::",
+            ),
+        ];
+        for (suite, line) in cases {
+            assert_eq!(described(suite, Some(20), Some(3)), [format!("{line} -- --nocapture")]);
+        }
+    }
+
+    #[test]
+    fn without_a_seed_one_is_chosen_and_shown() {
+        assert!(described(Suite::Crash, None, None)[0].contains("RQ_SOAK_SEED=7 "));
+        assert!(described(Suite::Kill, None, None)[0].contains("RQ_KILL_SEED=7 "));
+        // This suite chooses its seeds itself.
+        assert!(described(Suite::Storage, Some(9), None)[0].starts_with("RQ_CRASH_RUNS=9 cargo"));
+    }
+
+    #[test]
+    fn determinism_goes_on_where_the_last_start_ended() {
+        let lines = described(Suite::Determinism, Some(41), Some(100));
+        assert_eq!(lines.len(), 3);
+        for (line, seed) in lines.iter().zip([100, 120, 140]) {
+            assert!(line.contains(&format!("RQ_SEED={seed} ")), "{line}");
+        }
+    }
+}
