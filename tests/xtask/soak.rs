@@ -4,7 +4,8 @@
 
 use std::{
     hash::{BuildHasher as _, RandomState},
-    process::{Command, ExitCode},
+    io::{self, BufRead as _, BufReader},
+    process::{ChildStdout, Command, ExitCode, Stdio},
     time::Instant,
 };
 
@@ -116,19 +117,45 @@ impl Start {
     }
 
     /// The exit code; 1 for an end by a signal.
+    ///
+    /// A success in which no test ran is a failure: a suite that was renamed must not seem to pass.
     fn run(&self) -> Result<u8, Failure> {
-        let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut child = Command::new(cargo)
             .args(&self.arguments)
             .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .current_dir(workspace_root())
-            .status()
+            .stdout(Stdio::piped())
+            .spawn()
             .map_err(Failure::system("starting cargo"))?;
-        Ok(if status.success() {
-            0
-        } else {
-            status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
-        })
+        let stdout = child.stdout.take().expect("standard output is piped");
+        let passed = forward(stdout).map_err(Failure::system("reading what cargo prints"))?;
+        let status = child.wait().map_err(Failure::system("waiting for cargo"))?;
+        if !status.success() {
+            return Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1));
+        }
+        if passed == 0 {
+            return Err(Failure::program("cargo test", "ran no test"));
+        }
+        Ok(0)
     }
+}
+
+/// Prints what a suite prints, line by line, and returns how many tests passed.
+fn forward(stdout: ChildStdout) -> io::Result<u64> {
+    let mut passed = 0;
+    for bytes in BufReader::new(stdout).split(b'\n') {
+        let bytes = bytes?;
+        let line = String::from_utf8_lossy(&bytes);
+        passed += passed_tests(&line).unwrap_or_default();
+        output::line(&line);
+    }
+    Ok(passed)
+}
+
+/// How many tests passed, if this is the line that tells.
+fn passed_tests(line: &str) -> Option<u64> {
+    line.strip_prefix("test result: ok. ")?.split_once(" passed")?.0.parse().ok()
 }
 
 #[cfg(test)]
@@ -168,6 +195,41 @@ mod tests {
         assert!(described(Suite::Kill, None, None)[0].contains("RQ_KILL_SEED=7 "));
         // This suite chooses its seeds itself.
         assert!(described(Suite::Storage, Some(9), None)[0].starts_with("RQ_CRASH_RUNS=9 cargo"));
+    }
+
+    #[test]
+    fn the_suites_read_these_variables() {
+        let files = [
+            (Suite::Crash, "crates/rq-node/src/testing/crash.rs"),
+            (Suite::Determinism, "crates/rq-sqlite/tests/apply/determinism.rs"),
+            (Suite::Storage, "crates/rq-storage/src/log/crash.rs"),
+            (Suite::Kill, "tests/kill.rs"),
+        ];
+        for (suite, file) in files {
+            let text = std::fs::read_to_string(workspace_root().join(file)).unwrap();
+            for seed in [None, Some(1)] {
+                for start in starts(suite, None, seed, 7) {
+                    let mut variables = start.variables.iter().map(|(name, _)| *name);
+                    // That one is for the harness.
+                    let missing =
+                        variables.find(|name| *name != "RQ_TEST_PROFILE" && !text.contains(name));
+                    assert_eq!(missing, None, "{file}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn passed_tests_are_counted() {
+        let cases = [
+            ("test result: ok. 12 passed; 0 failed; 0 ignored", Some(12)),
+            ("test result: ok. 0 passed; 0 failed; 0 ignored", Some(0)),
+            ("test result: FAILED. 3 passed; 1 failed", None),
+            ("test testing::crash::one ... ok", None),
+        ];
+        for (line, expected) in cases {
+            assert_eq!(passed_tests(line), expected, "{line}");
+        }
     }
 
     #[test]

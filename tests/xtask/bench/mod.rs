@@ -32,6 +32,9 @@ use crate::{cli::BenchArguments, failure::Failure, output};
 /// What `statfs` says of a file system in memory on Linux.
 const TMPFS_MAGIC: u64 = 0x0102_1994;
 
+/// How many processors may have been busy on average before figures are called doubtful.
+const BUSY_PROCESSORS_MAX: f64 = 0.5;
+
 /// How much of everything.
 #[derive(Clone, Copy, Debug)]
 struct Extent {
@@ -76,6 +79,8 @@ struct Bench {
 
 /// Measures everything and prints the table.
 pub(crate) fn run(arguments: &BenchArguments) -> Result<(), Failure> {
+    // Before the build, which would count as others' work.
+    let busy = busy_processors();
     let parent = data_parent(arguments)?;
     let scratch = TempDir::with_prefix_in("bench-", &parent)
         .map_err(Failure::system(format!("a directory in {}", parent.display())))?;
@@ -89,6 +94,9 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<(), Failure> {
     };
     if is_memory(scratch.path()) {
         bench.doubts.push("the data lies in memory, not on a disk".to_owned());
+    }
+    if let Some(busy) = busy.filter(|busy| *busy > BUSY_PROCESSORS_MAX) {
+        bench.doubts.push(format!("{busy} processors were busy on average before the start"));
     }
     throughput::measure(&mut bench)?;
     throughput::measure_pauses(&mut bench)?;
@@ -108,7 +116,7 @@ impl Bench {
         let Extent { rounds, seconds, .. } = self.extent;
         output::line(&self.figures.table());
         output::line(&format!(
-            "\n{rounds} rounds of {seconds} s; {cores} cores, shared with the load generator; {}",
+            "\neach rate {rounds} × {seconds} s; {cores} cores, shared with the load generator; {}",
             self.programs.describe()
         ));
         for doubt in &self.doubts {
@@ -133,4 +141,9 @@ fn data_parent(arguments: &BenchArguments) -> Result<PathBuf, Failure> {
 fn is_memory(directory: &Path) -> bool {
     statfs(directory)
         .is_ok_and(|found| u64::try_from(found.f_type).is_ok_and(|kind| kind == TMPFS_MAGIC))
+}
+
+/// The load average of the last minute, where the system tells.
+fn busy_processors() -> Option<f64> {
+    fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse().ok()
 }
