@@ -27,6 +27,7 @@ use super::{
     options, simulated_runtime, values,
     workload::Workload,
     world::{Disks, Event},
+    write,
 };
 use crate::{Environment, Error, Level, Node, Options, Write, environment::Seeded};
 
@@ -127,6 +128,45 @@ fn a_first_start_survives_a_fault_at_each_of_its_operations() {
     }
 }
 
+/// Housekeeping on demand.
+#[derive(Clone, Copy, Debug)]
+enum Act {
+    Vacuum,
+    Snapshot,
+    Checkpoint,
+}
+
+/// What becomes of the machine at the end of a life.
+#[derive(Clone, Copy, Debug)]
+enum Fate {
+    Kill,
+    PowerCut,
+}
+
+#[test]
+fn housekeeping_may_be_interrupted_at_each_of_its_operations() {
+    for act in [Act::Vacuum, Act::Snapshot, Act::Checkpoint] {
+        for (event, fate) in
+            [(Event::Stop, Fate::Kill), (Event::Stop, Fate::PowerCut), (Event::Full(1), Fate::Kill)]
+        {
+            let operations = (0..).take_while(|after| interrupt(act, *after, event, fate)).count();
+            assert!((3..300).contains(&operations), "{act:?} takes {operations} operations");
+        }
+    }
+}
+
+/// Tells whether `act` has that many operations.
+fn interrupt(act: Act, after: u64, event: Event, fate: Fate) -> bool {
+    let mut story = Story::new(1, 12);
+    story.fate = Some(fate);
+    story.live(None);
+    story.act = Some((act, after, event));
+    story.live(None);
+    story.act = None;
+    story.live(None);
+    story.tally.stopped + story.tally.failed + story.tally.full > 0
+}
+
 struct Story {
     seed: u64,
     chance: Seeded,
@@ -136,6 +176,10 @@ struct Story {
     workload: Workload,
     tally: Tally,
     steps_max: u64,
+    /// What a life ends with; otherwise by chance.
+    fate: Option<Fate>,
+    /// What is done and interrupted after the work of a life.
+    act: Option<(Act, u64, Event)>,
     root: TempDir,
 }
 
@@ -154,6 +198,8 @@ impl Story {
             workload: Workload::new(seed ^ 0x77),
             tally: Tally::default(),
             steps_max,
+            fate: None,
+            act: None,
             root: scratch_directory(),
         };
         story.history.listen();
@@ -175,7 +221,7 @@ impl Story {
         let runtime = simulated_runtime();
         let end = runtime.block_on(self.serve(environment));
         assert!(end.is_ok() || self.disks.world.happened().is_some(), "died of nothing");
-        assert!(plan.is_some() || end.is_ok());
+        assert!(plan.is_some() || self.act.is_some() || end.is_ok());
         drop(runtime);
         self.history.check();
         self.tally.lives += 1;
@@ -187,10 +233,11 @@ impl Story {
             Some(Event::Full(_)) => self.tally.full += 1,
             None => {}
         }
-        if matches!(happened, Some(Event::Torn(_))) || self.below(3) > 0 {
-            self.disks.cut_power(&self.chance);
-        } else {
-            self.disks.restart_process();
+        let torn = matches!(happened, Some(Event::Torn(_)));
+        let by_chance = if torn || self.below(3) > 0 { Fate::PowerCut } else { Fate::Kill };
+        match self.fate.unwrap_or(by_chance) {
+            Fate::PowerCut => self.disks.cut_power(&self.chance),
+            Fate::Kill => self.disks.restart_process(),
         }
     }
 
@@ -223,6 +270,13 @@ impl Story {
         }
         if end.is_ok() {
             end = self.work(&node).await;
+        }
+        if let Some((act, after, event)) = self.act
+            && end.is_ok()
+        {
+            self.disks.world.arm(after, event);
+            self.perform(act, &node).await;
+            end = self.alive(&node);
         }
         if end.is_ok() && self.below(4) == 0 {
             let closed = tokio::time::timeout(PATIENCE, node.shutdown()).await;
@@ -316,14 +370,26 @@ impl Story {
             self.alive(node)?;
             match self.below(16) {
                 0 => self.write(node, self.workload.maintenance()).await,
-                1..3 => node.inner().machinery.checkpoint_if_due(u64::MAX, 1 + self.below(100_000)),
-                3..5 => self.snapshot(node).await,
+                1..3 => checkpoint(node, self.below(100_000)),
+                3..5 => self.snapshot(node, self.below(20)).await,
                 5 => tokio::time::sleep(Duration::from_millis(self.below(2000))).await,
                 6 => self.squeeze(node).await,
                 _ => self.requests(node).await,
             }
         }
         self.alive(node)
+    }
+
+    async fn perform(&mut self, act: Act, node: &Node) {
+        match act {
+            Act::Vacuum => self.write(node, write(&["VACUUM"])).await,
+            Act::Snapshot => {
+                self.snapshot(node, 2).await;
+                // The purge goes on behind the answer.
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            Act::Checkpoint => checkpoint(node, 0),
+        }
     }
 
     /// A write that adds no keys.
@@ -358,8 +424,8 @@ impl Story {
         assert!(self.disks.world.happened().is_some(), "{error}");
     }
 
-    async fn snapshot(&mut self, node: &Node) {
-        let end = tokio::time::timeout(PATIENCE, node.snapshot(Some(self.below(20)))).await;
+    async fn snapshot(&mut self, node: &Node, keep: u64) {
+        let end = tokio::time::timeout(PATIENCE, node.snapshot(Some(keep))).await;
         match end.expect("a snapshot ends") {
             Ok(made) => self.tally.purges += u64::from(made),
             Err(error) => self.explained(&error),
@@ -378,4 +444,8 @@ impl Story {
         self.disks.files.set_free_space(None);
         tokio::time::sleep(Duration::from_secs(2)).await;
     }
+}
+
+fn checkpoint(node: &Node, due: u64) {
+    node.inner().machinery.checkpoint_if_due(u64::MAX, due);
 }
