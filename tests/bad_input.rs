@@ -6,8 +6,7 @@
 //! socket or an eye on the process.
 
 use std::{
-    io,
-    thread,
+    io, thread,
     time::{Duration, Instant},
 };
 
@@ -132,7 +131,8 @@ fn headers_beyond_the_limit_are_431() {
 fn bodies_beyond_the_limit_are_413() {
     let victim = Victim::start();
     // Announced too long: refused before anything is sent.
-    let announced = "POST /db/execute HTTP/1.1\r\nHost: node\r\nContent-Length: 99999999999\r\n\r\n";
+    let announced =
+        "POST /db/execute HTTP/1.1\r\nHost: node\r\nContent-Length: 99999999999\r\n\r\n";
     let answer = try_request(&victim.node, announced.as_bytes()).unwrap();
     assert_eq!(answer.status, 413, "{answer:?}");
     // Not announced: refused when it gets too long.
@@ -177,7 +177,9 @@ fn a_body_that_does_not_arrive_is_408() {
     let victim = Victim::with(&["-limit-request-time=500ms"]);
     let mut connection = victim.node.connect();
     connection
-        .send_bytes(b"POST /db/execute HTTP/1.1\r\nHost: node\r\nContent-Length: 100\r\n\r\n[\"DELETE")
+        .send_bytes(
+            b"POST /db/execute HTTP/1.1\r\nHost: node\r\nContent-Length: 100\r\n\r\n[\"DELETE",
+        )
         .unwrap();
     let answer = connection.receive().unwrap();
     assert_eq!(answer.status, 408, "{answer:?}");
@@ -241,7 +243,9 @@ fn pipelined_requests_are_answered_in_order() {
 fn chunked_bodies_are_read_and_broken_ones_refused() {
     let victim = Victim::start();
     let head = "POST /db/query HTTP/1.1\r\nHost: node\r\nTransfer-Encoding: chunked\r\n\r\n";
-    let good = format!("{head}3;ext=1\r\n[\"S\r\nD\r\nELECT 5 AS a\"\r\n1\r\n]\r\n0\r\nX-Trailer: y\r\n\r\n");
+    let good = format!(
+        "{head}3;ext=1\r\n[\"S\r\nD\r\nELECT 5 AS a\"\r\n1\r\n]\r\n0\r\nX-Trailer: y\r\n\r\n"
+    );
     let answer = try_request(&victim.node, good.as_bytes()).unwrap();
     assert_eq!(answer.json()["results"][0]["values"], json!([[5]]), "{answer:?}");
     for bad in ["zz\r\n[]\r\n0\r\n\r\n", "5\r\n[\"x\"]--\r\n0\r\n\r\n", "ffffffffffffffffff\r\nx"] {
@@ -323,7 +327,7 @@ fn random_bytes_on_the_socket() {
         for _ in 0..=random.below(4) {
             let place = random.index(bytes.len());
             match random.below(4) {
-                0 => bytes[place] = random.next().to_le_bytes()[0],
+                0 => bytes[place] = random.number().to_le_bytes()[0],
                 1 => drop(bytes.remove(place)),
                 2 => bytes.truncate(place + 1),
                 _ => {
@@ -402,7 +406,8 @@ fn json_beyond_what_sqlite_allocates_is_an_error_of_its_statement() {
                SELECT length(json_group_array(hex(zeroblob(100000)))) FROM c";
     let answer = victim.post("/db/query", &[sql]);
     assert!(answer["results"][0]["error"].is_string(), "{answer}");
-    let answer = victim.node.post("/db/execute", json!([format!("CREATE TABLE t AS {sql}")]).to_string());
+    let answer =
+        victim.node.post("/db/execute", json!([format!("CREATE TABLE t AS {sql}")]).to_string());
     assert_eq!(answer.status, 200, "{answer:?}");
     assert!(answer.json()["results"][0]["error"].is_string(), "{answer:?}");
     // Nobody waits behind it.

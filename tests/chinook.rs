@@ -82,8 +82,7 @@ fn check(node: &Node, reference: &Value) {
             .iter()
             .map(|column| format!("quote(\"{}\")", column.as_str().unwrap()))
             .collect();
-        let sql =
-            format!("SELECT rowid, {} FROM \"{name}\" ORDER BY rowid", quoted.join(", "));
+        let sql = format!("SELECT rowid, {} FROM \"{name}\" ORDER BY rowid", quoted.join(", "));
         let found = json!(node.rows(&sql));
         assert_eq!(found, table["rows"], "table {name}");
         rows += found.as_array().unwrap().len();

@@ -176,7 +176,7 @@ impl Rows {
     /// Writes until a write succeeds again.
     fn until_accepted(&mut self, node: &Node) {
         let start = Instant::now();
-        while !self.insert(node, 10).is_some_and(|answer| answer.status == 200) {
+        while self.insert(node, 10).is_none_or(|answer| answer.status != 200) {
             assert!(start.elapsed() < PATIENCE, "writes do not resume:\n{}", node.log());
             thread::sleep(Duration::from_millis(50));
         }
@@ -193,7 +193,8 @@ fn assert_507(answer: &Response) {
 /// Reads go on. Where an entry waits to be applied, only those that need not wait for it.
 fn assert_reads(node: &Node, levels: &[&str]) {
     for level in levels {
-        let answer = node.post(&format!("/db/query?level={level}"), r#"["SELECT count(*) FROM t"]"#);
+        let answer =
+            node.post(&format!("/db/query?level={level}"), r#"["SELECT count(*) FROM t"]"#);
         assert!(answer.json()["results"][0]["values"][0][0].is_u64(), "{level}: {answer:?}");
     }
     assert_eq!(node.get("/status").status, 200);
@@ -235,7 +236,11 @@ fn no_byte_left() {
         // Room that was taken in advance may serve some writes yet.
         let refused = rows.until_refused(&node, 300_000);
         assert!(matches!(refused.status, 503 | 507), "{refused:?}");
-        assert!(node.process().try_wait().is_none(), "round {round}: the node died:\n{}", node.log());
+        assert!(
+            node.process().try_wait().is_none(),
+            "round {round}: the node died:\n{}",
+            node.log()
+        );
         assert_reads(&node, &["none", "weak"]);
         disk.release();
         rows.until_accepted(&node);

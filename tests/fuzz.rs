@@ -31,8 +31,7 @@ const DEFAULT_SECONDS: u64 = 3;
 
 /// Runs cases until the time is up, at least a few, each from a seed of its own.
 fn fuzz(mut case: impl FnMut(&mut Random)) {
-    let seconds =
-        env::var("RQ_FUZZ_SECONDS").map_or(DEFAULT_SECONDS, |text| text.parse().unwrap());
+    let seconds = env::var("RQ_FUZZ_SECONDS").map_or(DEFAULT_SECONDS, |text| text.parse().unwrap());
     let (mut seeds, seed) = Random::from_environment("RQ_FUZZ_SEED", 1);
     let start = Instant::now();
     let mut cases = 0_u64;
@@ -43,10 +42,10 @@ fn fuzz(mut case: impl FnMut(&mut Random)) {
             eprintln!("repeat with RQ_FUZZ_SEED={seed}");
             panic::resume_unwind(failure);
         }
-        seed = seeds.next();
+        seed = seeds.number();
         cases += 1;
     }
-    println!("{cases} cases");
+    eprintln!("{cases} cases");
 }
 
 /// Changes some bytes: flips, cuts, doubles, inserts.
@@ -76,8 +75,32 @@ fn mutate(bytes: &mut Vec<u8>, random: &mut Random) {
 
 fn text(random: &mut Random) -> String {
     let pieces = [
-        "SELECT", " ", "'", "\"", "x'00'", "é", "😀", "\u{2028}", "\0", "\\", "\n", "a", "?", ":n", ";",
-        "--", "/*", "*/", "<&>", "BEGIN", "END", "CREATE TRIGGER", "[", "]", "`", "1e9",
+        "SELECT",
+        " ",
+        "'",
+        "\"",
+        "x'00'",
+        "é",
+        "😀",
+        "\u{2028}",
+        "\0",
+        "\\",
+        "\n",
+        "a",
+        "?",
+        ":n",
+        ";",
+        "--",
+        "/*",
+        "*/",
+        "<&>",
+        "BEGIN",
+        "END",
+        "CREATE TRIGGER",
+        "[",
+        "]",
+        "`",
+        "1e9",
     ];
     (0..random.below(12)).map(|_| *random.pick(&pieces)).collect()
 }
@@ -85,9 +108,9 @@ fn text(random: &mut Random) -> String {
 fn value(random: &mut Random) -> Value {
     match random.below(6) {
         0 => Value::Null,
-        1 => Value::Integer(i64::from_ne_bytes(random.next().to_ne_bytes()) >> random.below(64)),
+        1 => Value::Integer(i64::from_ne_bytes(random.number().to_ne_bytes()) >> random.below(64)),
         2 => {
-            let real = f64::from_bits(random.next());
+            let real = f64::from_bits(random.number());
             Value::Real(if real.is_finite() { real } else { 0.5 })
         }
         3 => {
@@ -142,7 +165,8 @@ fn request_bodies() {
 #[test]
 fn query_strings() {
     fuzz(|random| {
-        let mut query = b"pretty&timeout=1h2m3.5s&q=SELECT%201&level=none&retries=-1&freshness=.5us".to_vec();
+        let mut query =
+            b"pretty&timeout=1h2m3.5s&q=SELECT%201&level=none&retries=-1&freshness=.5us".to_vec();
         for _ in 0..10 {
             mutate(&mut query, random);
             drop(Params::parse(&String::from_utf8_lossy(&query)));
@@ -226,8 +250,11 @@ fn log_segments() {
 
 /// The bytes of the segment file that holds these records.
 fn write_segment(place: &Path, records: &[Record]) -> Vec<u8> {
-    let options =
-        LogOptions { segment_bytes: 64 << 10, execution: Execution::Threads, ..LogOptions::default() };
+    let options = LogOptions {
+        segment_bytes: 64 << 10,
+        execution: Execution::Threads,
+        ..LogOptions::default()
+    };
     let (log, _) = Log::open(Arc::new(RealFiles), place, options).unwrap();
     let (sender, receiver) = mpsc::channel();
     log.append(records.to_vec(), Box::new(move |result| drop(sender.send(result)))).unwrap();

@@ -7,8 +7,6 @@
 //! generators know long flags with two dashes only, so the completions are written here, and
 //! the dashes of the man page are put right.
 
-#![expect(clippy::unwrap_used, reason = "a helper of a test may panic like the test itself")]
-
 use std::{
     collections::BTreeMap,
     env,
@@ -85,7 +83,9 @@ fn the_table_of_limits_is_what_the_definitions_say() {
 fn limits(command: &Command) -> String {
     let mut table = "| flag | default | limit |\n|---|---|---|\n".to_owned();
     for flag in command.get_arguments() {
-        let Some(name) = flag.get_long().filter(|name| name.starts_with("limit-")) else { continue };
+        let Some(name) = flag.get_long().filter(|name| name.starts_with("limit-")) else {
+            continue;
+        };
         let default = flag.get_default_values()[0].to_string_lossy();
         let help = flag.get_help().unwrap().to_string();
         writeln!(table, "| `-{name}` | {default} | {help} |").unwrap();

@@ -80,6 +80,8 @@ folders! {
     levels,
     /// Time limits and budgets.
     limits,
+    /// The codes of failures, in the header and in strict results.
+    errors,
     /// Permissions and CORS.
     auth,
     /// Queued writes.
@@ -156,10 +158,10 @@ impl Runner {
 
     /// The node the script talks to: its own, or the one it shares with others, emptied.
     fn node(&mut self) -> &mut Node {
-        if self.own.is_some() {
-            return self.own.as_mut().unwrap();
+        match &mut self.own {
+            Some(own) => own,
+            None => self.shared.get_or_insert_with(Node::start),
         }
-        self.shared.get_or_insert_with(Node::start)
     }
 
     fn request(
@@ -220,7 +222,6 @@ impl Runner {
         }
         self.own = Some(builder.start());
     }
-
 }
 
 impl goldenscript::Runner for Runner {

@@ -149,9 +149,11 @@ fn client_certificates() {
     let stranger = Authority::new();
     stranger.issue("client", "operator");
     let ca = authority.file("ca.pem");
-    let flags = ["-http-ca-cert".to_owned(), authority.path("ca.pem"), "-http-verify-client".to_owned()];
+    let flags =
+        ["-http-ca-cert".to_owned(), authority.path("ca.pem"), "-http-verify-client".to_owned()];
     let with = |authority: &Authority, name: &str| {
-        let (cert, key) = (authority.path(&format!("{name}.pem")), authority.path(&format!("{name}.key")));
+        let (cert, key) =
+            (authority.path(&format!("{name}.pem")), authority.path(&format!("{name}.key")));
         ["--cert".to_owned(), cert, "--key".to_owned(), key]
     };
     fn as_str(arguments: &[String; 4]) -> Vec<&str> {
@@ -161,8 +163,7 @@ fn client_certificates() {
     let other = with(&authority, "other");
     let foreign = with(&stranger, "client");
 
-    let mut node =
-        start(authority.builder().flags(flags.clone()), &authority, &as_str(&client));
+    let mut node = start(authority.builder().flags(flags.clone()), &authority, &as_str(&client));
     curl(&node, &ca, &as_str(&other)).unwrap();
     curl(&node, &ca, &[]).expect_err("a client without certificate");
     curl(&node, &ca, &as_str(&foreign)).expect_err("a certificate of another authority");
@@ -183,8 +184,10 @@ fn reload() {
     let old_ca = authority.file("ca.pem");
 
     // Broken files and a pair that does not match: the old pair stays in use.
-    let (certificate, key) =
-        (fs::read(authority.file("server.pem")).unwrap(), fs::read(authority.file("server.key")).unwrap());
+    let (certificate, key) = (
+        fs::read(authority.file("server.pem")).unwrap(),
+        fs::read(authority.file("server.key")).unwrap(),
+    );
     let successor = Authority::new();
     successor.issue("server", "localhost");
     fs::copy(successor.file("server.pem"), authority.file("server.pem")).unwrap();
@@ -202,7 +205,11 @@ fn reload() {
     fs::copy(successor.file("server.key"), authority.file("server.key")).unwrap();
     let begin = Instant::now();
     while let Err(error) = curl(&node, &successor.file("ca.pem"), &[]) {
-        assert!(begin.elapsed() < PATIENCE, "the new pair is not taken up: {error}\n{}", node.log());
+        assert!(
+            begin.elapsed() < PATIENCE,
+            "the new pair is not taken up: {error}\n{}",
+            node.log()
+        );
         thread::sleep(Duration::from_millis(100));
     }
     curl(&node, &old_ca, &[]).expect_err("the old pair is gone");

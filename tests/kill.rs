@@ -35,14 +35,15 @@ fn nothing_acknowledged_is_lost_or_doubled() {
     let rounds: u64 = env::var("RQ_KILL_ROUNDS").map_or(10, |text| text.parse().unwrap());
     println!("RQ_KILL_SEED={seed} RQ_KILL_ROUNDS={rounds}");
     // Small thresholds, so that purges and checkpoints fall between the kills.
-    let mut node =
-        Node::builder().flags(["-raft-snap=50", "-raft-snap-int=20ms", "-auto-vacuum-int=300ms"]).start();
+    let mut node = Node::builder()
+        .flags(["-raft-snap=50", "-raft-snap-int=20ms", "-auto-vacuum-int=300ms"])
+        .start();
     node.execute(r#"["CREATE TABLE w(writer INTEGER, n INTEGER, pad BLOB)"]"#);
     let ledger = Arc::new(Mutex::new(Ledger::default()));
     let mut next = 0;
     for round in 0..rounds {
         let writers: Vec<_> = (0..WRITERS)
-            .map(|writer| start_writer(&node, writer, next, random.next(), &ledger))
+            .map(|writer| start_writer(&node, writer, next, random.number(), &ledger))
             .collect();
         thread::sleep(Duration::from_millis(50 + random.below(300)));
         node.kill();

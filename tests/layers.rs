@@ -50,7 +50,8 @@ const OWNERS: &[(&str, &[&str])] = &[
 const SYNCHRONOUS: &[&str] = &["rq-sql", "rq-storage", "rq-sqlite", "rq-api"];
 
 /// What no synchronous crate may name.
-const ASYNCHRONOUS: &[&str] = &["tokio", "futures-util", "hyper", "axum", "http", "tower", "socket2"];
+const ASYNCHRONOUS: &[&str] =
+    &["tokio", "futures-util", "hyper", "axum", "http", "tower", "socket2"];
 
 /// Licences we may link. An expression needs one alternative made of these alone.
 const LICENCES: &[&str] = &[
@@ -250,7 +251,9 @@ fn the_map_shows_every_crate() {
     }
     let is_name = |word: &&str| {
         let mut letters = word.strip_prefix("rq-").unwrap_or_default().chars();
-        !word.ends_with('-') && word.starts_with("rq-") && letters.all(|letter| letter.is_ascii_lowercase())
+        !word.ends_with('-')
+            && word.starts_with("rq-")
+            && letters.all(|letter| letter.is_ascii_lowercase())
     };
     for word in map.split('`').filter(is_name) {
         let exists = ours().contains_key(word);

@@ -4,6 +4,9 @@
 //! `RQ_TEST_REQUIRE_ALL=1` turns each unmet need into a failure. `RQ_TEST_OFFLINE=1` counts as
 //! having no registries.
 
+#![expect(clippy::unwrap_used, reason = "a helper of a test may panic like the test itself")]
+#![expect(clippy::print_stderr, reason = "a suite that is left out is said to be")]
+
 use std::{env, process::ExitCode};
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -38,11 +41,18 @@ pub struct Suite {
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let suites = [clients::suites(), chinook::suites(), sql_equal::suites(), full_disk::suites(), https::suites()];
+    let suites = [
+        clients::suites(),
+        chinook::suites(),
+        sql_equal::suites(),
+        full_disk::suites(),
+        https::suites(),
+    ];
     let trials = suites.into_iter().flatten().map(trial).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "taken apart")]
 fn trial(suite: Suite) -> Trial {
     let Suite { name, need, run } = suite;
     let unmet = need().err();

@@ -71,7 +71,9 @@ fn usage_goes_to_stderr_with_exit_code_0() {
         assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), ""), "{flag}");
         assert!(ended.stderr.starts_with('\n'), "usage begins with an empty line");
         assert!(ended.stderr.contains("rqd [flags] <data directory>"), "{}", ended.stderr);
-        for line in ["  -http-addr string", "  -fk", "  -raft-snap uint", "  -limit-body-bytes uint"] {
+        for line in
+            ["  -http-addr string", "  -fk", "  -raft-snap uint", "  -limit-body-bytes uint"]
+        {
             assert!(ended.stderr.contains(line), "{line:?} is missing:\n{}", ended.stderr);
         }
     }
@@ -87,7 +89,11 @@ fn bad_command_lines_end_with_their_code_and_text() {
         (&["-nope", dir], 2, "flag provided but not defined: -nope"),
         (&["-raft-snap", "x", dir], 2, "invalid value \"x\" for flag -raft-snap: parse error"),
         (&["-raft-snap=-1", dir], 2, "invalid value \"-1\" for flag -raft-snap"),
-        (&["-raft-snap-int", "5", dir], 2, "invalid value \"5\" for flag -raft-snap-int: parse error"),
+        (
+            &["-raft-snap-int", "5", dir],
+            2,
+            "invalid value \"5\" for flag -raft-snap-int: parse error",
+        ),
         (&["-fk=maybe", dir], 2, "invalid boolean value \"maybe\" for -fk"),
         (&["-http-addr"], 2, "flag needs an argument: -http-addr"),
         (&["-raft-timeout", "1s", dir], 2, "flag provided but not defined: -raft-timeout"),
@@ -97,18 +103,30 @@ fn bad_command_lines_end_with_their_code_and_text() {
         (&[dir, "-fk"], 1, "are not accepted ([-fk])"),
         (&["-fk", "true", "x"], 1, "arguments after data directory"),
         (&["-http-addr", "nope", dir], 1, "fatal: HTTP bind address not valid"),
-        (&["-http-addr", "http://x:1", dir], 1, "should not include protocol (http:// or https://)"),
+        (
+            &["-http-addr", "http://x:1", dir],
+            1,
+            "should not include protocol (http:// or https://)",
+        ),
         (&["-raft-addr", "localhost:4001", dir], 1, "fatal: HTTP and Raft addresses must differ"),
         (&["-raft-addr", "localhost:x", dir], 1, "fatal: raft bind port not valid"),
         (&["-http-addr", "0.0.0.0:4001", dir], 1, "is not routable"),
-        (&["-http-cert", "c.pem", dir], 1, "either both -http-cert and -http-key must be set, or neither"),
+        (
+            &["-http-cert", "c.pem", dir],
+            1,
+            "either both -http-cert and -http-key must be set, or neither",
+        ),
         (
             &["-http-verify-common-name", "cn", dir],
             1,
             "-http-verify-common-name requires -http-verify-client",
         ),
         (&["-raft-reap-node-timeout=0h", dir], 1, "-raft-reap-node-timeout must be greater than 0"),
-        (&["-disco-mode", "x", dir], 1, "disco mode must be one of consul-kv, etcd-kv, dns, or dns-srv"),
+        (
+            &["-disco-mode", "x", dir],
+            1,
+            "disco mode must be one of consul-kv, etcd-kv, dns, or dns-srv",
+        ),
         (&["-otlp-interval", "0s", "-otlp-endpoint", "x:1", dir], 1, "must be greater than zero"),
         (&["-extensions-path", "/nope", dir], 1, "extension path does not exist: /nope"),
         // Features of later versions: refused with a sentence.
@@ -145,8 +163,7 @@ fn flags_at_their_defaults_and_last_one_wins() {
 fn profiling_flags_warn() {
     let place = TempDir::new().unwrap();
     let profile = place.path().join("cpu.pprof");
-    let mut node =
-        Node::builder().flags(["-cpu-profile", profile.to_str().unwrap()]).start();
+    let mut node = Node::builder().flags(["-cpu-profile", profile.to_str().unwrap()]).start();
     assert!(node.log().contains("-cpu-profile"), "{}", node.log());
     assert_eq!(node.stop(), 0);
 }
@@ -173,7 +190,11 @@ fn standard_output_stays_empty_and_the_log_tells_the_story() {
     ];
     let mut lines = log.iter();
     for text in &story {
-        assert!(lines.any(|line| line.contains(text)), "{text:?} is missing in\n{}", log.join("\n"));
+        assert!(
+            lines.any(|line| line.contains(text)),
+            "{text:?} is missing in\n{}",
+            log.join("\n")
+        );
     }
     for line in &log {
         let parts: Vec<_> = line.splitn(4, ' ').collect();
@@ -205,7 +226,8 @@ fn log_lines_as_json() {
     let log = node.process().stderr();
     assert!(!log.is_empty());
     for line in log {
-        let json: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("not JSON: {line}"));
+        let json: Value =
+            serde_json::from_str(&line).unwrap_or_else(|_| panic!("not JSON: {line}"));
         assert!(json.is_object(), "{line}");
     }
 }
@@ -274,8 +296,7 @@ fn another_node_id_is_refused_and_the_old_one_named() {
     let (http, raft) = (node.http_addr().to_owned(), node.raft_addr().to_owned());
     let directory = node.directory().to_str().unwrap().to_owned();
     let before = listing(node.directory());
-    let refused =
-        rqd(&["-http-addr", &http, "-raft-addr", &raft, "-node-id=second", &directory]);
+    let refused = rqd(&["-http-addr", &http, "-raft-addr", &raft, "-node-id=second", &directory]);
     assert_eq!(refused.code, Some(1), "{}", refused.stderr);
     assert!(refused.stderr.contains("first"), "{}", refused.stderr);
     assert_eq!(listing(node.directory()), before, "a refused start changes nothing");
@@ -473,7 +494,8 @@ fn a_signal_stops_it_in_time_whatever_runs() {
         let mut half = node.connect();
         half.send_bytes(b"POST /db/execute HTTP/1.1\r\nContent-Length: 10\r\n\r\n[").unwrap();
         let mut endless = node.connect();
-        let sql = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM c) SELECT count(*) FROM c";
+        let sql =
+            "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM c) SELECT count(*) FROM c";
         endless.send(&Request::post("/db/query", json!([sql]).to_string())).unwrap();
         thread::sleep(Duration::from_millis(200));
         node.process().signal(signal);
@@ -490,7 +512,8 @@ fn a_signal_stops_it_in_time_whatever_runs() {
 fn a_second_signal_stops_it_at_once() {
     let mut node = Node::builder().flags(["-limit-query-time=10m"]).errors_expected().start();
     let mut endless = node.connect();
-    let sql = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM c) SELECT count(*) FROM c";
+    let sql =
+        "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM c) SELECT count(*) FROM c";
     endless.send(&Request::post("/db/query", json!([sql]).to_string())).unwrap();
     thread::sleep(Duration::from_millis(100));
     node.process().signal(Signal::TERM);
@@ -556,7 +579,14 @@ fn hammer(address: &str) -> bool {
             Connection::open(address).and_then(|mut connection| connection.request(request));
         let Ok(answer) = answer else { continue };
         let known = statuses.contains(&answer.status);
-        assert!(known, "{} {}: {} {}", request.method, request.target, answer.status, answer.text());
+        assert!(
+            known,
+            "{} {}: {} {}",
+            request.method,
+            request.target,
+            answer.status,
+            answer.text()
+        );
         ready = request.target == "/readyz" && answer.status == 200;
     }
     ready

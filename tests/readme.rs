@@ -13,7 +13,8 @@
 //!   `cargo test`. `.ci/run` reads that line from `README.md` and executes it.
 
 use std::{
-    env, fs, net::TcpStream,
+    env, fs,
+    net::TcpStream,
     path::Path,
     process::{Command, Stdio},
     thread,
@@ -101,9 +102,10 @@ fn every_command_prints_what_it_says() {
 
 /// A command of the session, with `cargo` pointed at this workspace.
 fn in_place(command: &str, place: &Path) -> Command {
-    let command = command
-        .strip_prefix("cargo run")
-        .map_or_else(|| command.to_owned(), |rest| format!("exec cargo run{}", rest.replace(" --release", "")));
+    let command = command.strip_prefix("cargo run").map_or_else(
+        || command.to_owned(),
+        |rest| format!("exec cargo run{}", rest.replace(" --release", "")),
+    );
     let root = workspace_root();
     let command = command.replacen(
         "cargo run",
@@ -220,6 +222,9 @@ fn wildcards_of_this_convention() {
     let text = "x\n```console\n$ one\nout\n$ two\n```\n```sh\nignored\n```\n";
     let steps = steps(text);
     assert_eq!(steps.len(), 2);
-    assert_eq!((steps[0].command.as_str(), steps[0].expected.as_slice()), ("one", &["out".to_owned()][..]));
+    assert_eq!(
+        (steps[0].command.as_str(), steps[0].expected.as_slice()),
+        ("one", &["out".to_owned()][..])
+    );
     assert_eq!(blocks(text, "sh"), [["ignored"]]);
 }

@@ -38,7 +38,7 @@ fn compare() {
             eprintln!("{}\n{report}{}", path.display(), String::from_utf8_lossy(&output.stderr));
             failed.push(path.file_name().unwrap().to_owned());
         }
-        println!("{}: {}", path.display(), report.lines().last().unwrap_or_default());
+        eprintln!("{}: {}", path.display(), report.lines().last().unwrap_or_default());
         assert_eq!(node.value("PRAGMA integrity_check"), Value::from("ok"));
         assert_eq!(node.stop(), 0);
     }

@@ -5,6 +5,9 @@
 //! scripts of [`http`] by a part of their path, `RQ_FUZZ_SECONDS` and `RQ_FUZZ_SEED` stretch and
 //! repeat [`fuzz`], `RQ_KILL_ROUNDS` and `RQ_KILL_SEED` stretch and repeat [`kill`].
 
+#![expect(clippy::unwrap_used, reason = "a helper of a test may panic like the test itself")]
+#![expect(clippy::print_stderr, reason = "a test says what it leaves out")]
+
 /// The HTTP contract as scripts, one behaviour a file: `http/*`.
 mod http;
 

@@ -233,8 +233,9 @@ impl Connection {
         let mut body = Vec::new();
         loop {
             let line = self.line()?;
-            let length = usize::from_str_radix(line.split(';').next().unwrap_or_default().trim(), 16)
-                .map_err(|_| invalid(format!("not a chunk length: {line:?}")))?;
+            let length =
+                usize::from_str_radix(line.split(';').next().unwrap_or_default().trim(), 16)
+                    .map_err(|_| invalid(format!("not a chunk length: {line:?}")))?;
             let start = body.len();
             body.resize(start + length, 0);
             self.stream.read_exact(&mut body[start..])?;

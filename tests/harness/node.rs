@@ -161,9 +161,8 @@ impl Node {
 
     /// Opens a connection.
     pub fn connect(&self) -> Connection {
-        self.try_connect().unwrap_or_else(|error| {
-            panic!("connecting to {}: {error}\n{}", self.http, self.log())
-        })
+        self.try_connect()
+            .unwrap_or_else(|error| panic!("connecting to {}: {error}\n{}", self.http, self.log()))
     }
 
     /// Opens a connection, or says why not.
