@@ -380,6 +380,11 @@ fn a_database_that_is_gone_is_not_replaced_by_an_empty_one() {
     let mut node = stopped_with_data();
     node.restart_with(&[]);
     assert_eq!(node.post("/snapshot?trailing_logs=1", b"").status, 200);
+    let start = Instant::now();
+    while node.get("/status?key=store.raft.first_log_index").json().as_u64() < Some(20) {
+        assert!(start.elapsed() < PATIENCE, "the log is not purged:\n{}", node.log());
+        thread::sleep(Duration::from_millis(10));
+    }
     assert_eq!(node.stop(), 0);
     for name in ["db.sqlite", "db.sqlite-wal", "db.sqlite-shm"] {
         drop(fs::remove_file(node.directory().join(name)));
