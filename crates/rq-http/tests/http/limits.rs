@@ -226,13 +226,13 @@ fn rows_and_bytes_of_a_result_are_limited() {
         response.header("X-Rq-Error").map(str::to_owned)
     };
     assert_eq!(rows(10), None);
-    assert_eq!(rows(11).as_deref(), Some("result_too_large; outcome=unknown"));
+    assert_eq!(rows(11).as_deref(), Some("result_too_large; outcome=not-done"));
     let bytes = |count: u32| {
         let response = fixture.get(&format!("/db/query?q=SELECT+hex(zeroblob({count}))"));
         response.header("X-Rq-Error").map(str::to_owned)
     };
     assert_eq!(bytes(4_000), None);
-    assert_eq!(bytes(6_000).as_deref(), Some("result_too_large; outcome=unknown"));
+    assert_eq!(bytes(6_000).as_deref(), Some("result_too_large; outcome=not-done"));
 }
 
 #[test]

@@ -59,13 +59,16 @@ fn idle_connections_do_not_hold_a_stop_up() {
 }
 
 #[test]
-fn what_does_not_end_is_dropped_at_the_deadline() {
+fn what_does_not_end_is_told_so_at_the_deadline() {
     let mut fixture = Fixture::start(|_| {});
     let mut client = fixture.connect();
     client.send(format!("GET {ENDLESS} HTTP/1.1\r\nHost: x\r\n\r\n"));
     let busy = || fixture.slot.get().unwrap().status().database.readers_busy;
     eventually("the read runs", || busy() == 1);
     assert!(!fixture.stop(Duration::from_millis(300)));
+    let answer = client.receive();
+    assert_eq!(answer.status, 503);
+    assert_eq!(answer.header("X-Rq-Error"), Some("shutting_down; outcome=not-done"));
     assert!(client.is_closed());
 }
 
