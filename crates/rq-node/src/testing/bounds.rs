@@ -171,3 +171,25 @@ async fn a_reader_that_pins_the_wal_beyond_its_cap_is_cancelled() {
     assert!(machinery.wal_bytes() < 18 << 20, "{} bytes", machinery.wal_bytes());
     node.shutdown().await;
 }
+
+#[test]
+fn maintenance_and_snapshots_happen_by_their_intervals_and_sizes() {
+    let directory = tempdir().unwrap();
+    let mut busy = options(directory.path());
+    busy.auto_vacuum_interval = Duration::from_secs(10);
+    busy.auto_optimize_interval = Duration::from_secs(20);
+    busy.snapshots.interval = Duration::from_secs(5);
+    busy.snapshots.wal_bytes = 1;
+    simulated_runtime().block_on(async {
+        let node = Node::open(busy, simulated(4)).await.unwrap();
+        wait_ready(&node).await;
+        done(&node, &["CREATE TABLE t (x)"]).await;
+        tokio::time::sleep(Duration::from_secs(65)).await;
+        let counters = node.counters();
+        let of = |map: &str, key: &str| counters[map][key];
+        assert_eq!(of("store", "num_auto_vacuums"), 6, "{counters:#?}");
+        assert_eq!(of("store", "num_auto_optimizes"), 3);
+        assert!(of("store", "num_wal_snapshots") > 0);
+        assert!(node.status().raft.snapshot_index > 0);
+    });
+}

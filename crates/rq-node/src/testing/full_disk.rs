@@ -1,8 +1,10 @@
 //! A disk that fills while the node runs, and is freed: what was accepted waits and is done, new writes
-//! are refused meanwhile, reads go on, and nobody has to restart anything.
+//! are refused meanwhile, reads go on, and nobody has to restart anything. And a disk that fails, after
+//! which nothing is promised any more.
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use rq_sql::Value;
 use tempfile::{TempDir, tempdir};
 use tokio::task::JoinHandle;
@@ -11,18 +13,23 @@ use super::{
     PATIENCE,
     behaviour::until,
     done, number, options, values, wait_ready, with_parameters,
-    world::{Disks, World},
+    world::{Disks, Event, World},
 };
-use crate::{EffectKnown, Environment, Error, Impairment, Level, Node, Write, Written};
+use crate::{EffectKnown, Environment, Error, Impairment, Level, Node, Options, Write, Written};
 
 /// A node with threads on disks that can be filled.
 async fn on_small_disk() -> (TempDir, Arc<World>, Node) {
+    on_small_disk_with(|_| {}).await
+}
+
+async fn on_small_disk_with(change: impl FnOnce(&mut Options)) -> (TempDir, Arc<World>, Node) {
     let directory = tempdir().unwrap();
     let disks = Disks::new();
     let environment =
         Environment { execution: rq_storage::Execution::Threads, ..disks.environment(1) };
     let mut small = options(directory.path());
     small.log.segment_bytes = 64 << 10;
+    change(&mut small);
     let node = Node::open(small, environment).await.unwrap();
     wait_ready(&node).await;
     done(&node, &["CREATE TABLE t (x)"]).await;
@@ -111,4 +118,52 @@ async fn an_entry_that_finds_no_room_in_the_log_waits_for_it() {
     finish(&node, waiting).await;
     assert_eq!(number(&node, "SELECT count(*) FROM t").await, accepted + 2);
     node.shutdown().await;
+}
+
+/// While nothing moves, requests wait for room among those that wait: not for ever, and not longer than
+/// they want to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_finds_no_room_in_the_backlog_is_refused_in_time() {
+    for (timeout, expected) in
+        [(None, Error::EnqueueTimeout), (Some(Duration::from_millis(20)), Error::DeadlineExceeded)]
+    {
+        let (_directory, world, node) = on_small_disk_with(|options| {
+            options.limits.backlog_bytes_max = 1;
+            options.limits.enqueue_timeout = Duration::from_millis(200);
+        })
+        .await;
+        // More than the segments that exist can take.
+        world.fill_log(true);
+        let writes = (0..16).map(|key| node.execute(Write { timeout, ..large(key) }));
+        let freed = async {
+            tokio::time::sleep(Duration::from_millis(600)).await;
+            world.fill_log(false);
+        };
+        let (ends, ()) = tokio::join!(join_all(writes), freed);
+        assert!(ends.iter().any(|end| end.as_ref() == Err(&expected)), "{ends:?}");
+        let done = ends.iter().filter(|end| end.is_ok()).count();
+        let refused = ends.into_iter().filter_map(Result::err);
+        assert!(refused.into_iter().all(|error| error.outcome() == EffectKnown::NotDone));
+        let found = number(&node, "SELECT count(*) FROM t").await;
+        assert_eq!(usize::try_from(found).unwrap(), done);
+        node.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_log_fails_stops_and_says_so() {
+    let (_directory, world, node) = on_small_disk().await;
+    world.arm(0, Event::Fail);
+    let error = node.execute(large(1)).await.unwrap_err();
+    assert_eq!(error.outcome(), EffectKnown::Unknown, "{error}");
+    let reason = tokio::time::timeout(PATIENCE, node.stopped()).await.expect("it stops");
+    assert!(!reason.is_empty());
+    assert!(!node.is_ready());
+    let impairments = node.status().impairments;
+    assert!(matches!(impairments[..], [Impairment::Stopped { .. }]), "{impairments:?}");
+    let error = node.execute(large(2)).await.unwrap_err();
+    assert!(matches!(error, Error::Stopped(_)), "{error}");
+    let read = values(&node, "SELECT count(*) FROM t", Level::None).await;
+    assert_eq!(read.unwrap(), [Value::Integer(0)], "what was there can still be read");
+    tokio::time::timeout(PATIENCE, node.shutdown()).await.expect("it closes");
 }
