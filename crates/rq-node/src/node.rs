@@ -143,6 +143,10 @@ impl Node {
             housekeeper: Mutex::default(),
             directory: Mutex::new(Some(directory)),
         });
+        // The first write must already know whether there is room for it.
+        if let Some(free) = inner.machinery.free_bytes() {
+            inner.progress.set_free_bytes(free);
+        }
         let housekeeper =
             Housekeeper::start(&inner).map_err(|error| OpenError::Thread(error.to_string()))?;
         *lock(&inner.housekeeper) = Some(housekeeper);

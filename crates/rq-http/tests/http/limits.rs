@@ -105,6 +105,9 @@ fn requests_at_one_moment_are_limited() {
     let fixture = Fixture::start(|options| options.limits.requests_max = 1);
     let mut busy = fixture.connect();
     busy.send(format!("GET {ENDLESS} HTTP/1.1\r\nHost: x\r\n\r\n"));
+    // Before it runs a question could take the only place from it.
+    let running = || fixture.slot.get().unwrap().status().database.readers_busy == 1;
+    eventually("the read runs", running);
     eventually("there is no room for a second request", || {
         let response = fixture.get("/readyz");
         if response.status == 503 {
