@@ -36,6 +36,7 @@ pub(crate) fn suites() -> Vec<Suite> {
         Suite { name: "full_disk::filled_by_its_own_writes", need: need_mount, run: own_writes },
         Suite { name: "full_disk::killed_while_full", need: need_mount, run: killed_while_full },
         Suite { name: "full_disk::started_while_full", need: need_mount, run: started_while_full },
+        Suite { name: "full_disk::a_sort_larger_than_the_disk", need: need_mount, run: large_sort },
     ]
 }
 
@@ -308,6 +309,23 @@ fn started_while_full() {
         thread::sleep(Duration::from_millis(50));
     }
     disk.release();
+    rows.until_accepted(&node);
+    rows.check(&node);
+    assert_eq!(node.stop(), 0);
+}
+
+fn large_sort() {
+    // What a statement spills into temporary files counts against what its request may use; or else
+    // one statement could never be applied, here or on any node, and all writes would wait behind it.
+    let disk = Disk::mount().unwrap();
+    let mut node = disk.node(&["-limit-write-pages=10000", "-limit-request-time=20s"]);
+    let mut rows = Rows::default();
+    rows.insert(&node, 100);
+    let sql = "CREATE TABLE u AS WITH c(x) AS (VALUES(1) UNION ALL SELECT x + 1 FROM c) \
+               SELECT hex(zeroblob(1000)) AS v FROM c ORDER BY random()";
+    let answer = node.post("/db/execute", json!([sql]).to_string());
+    assert_eq!(answer.status, 200, "{answer:?}\n{}", node.log());
+    assert!(answer.json()["results"][0]["error"].is_string(), "{answer:?}");
     rows.until_accepted(&node);
     rows.check(&node);
     assert_eq!(node.stop(), 0);
