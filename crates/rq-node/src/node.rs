@@ -264,9 +264,15 @@ impl Inner {
 
     pub(crate) fn is_ready(&self) -> bool {
         self.consensus.leader().is_some()
-            && self.progress.applied().index >= self.last_at_open
+            && self.has_caught_up()
             && self.progress.stopped().is_none()
             && !self.progress.is_stopping()
+    }
+
+    /// Whether everything is applied that was in the log when the node was opened, and with it
+    /// everything it acknowledged before.
+    pub(crate) fn has_caught_up(&self) -> bool {
+        self.progress.applied().index >= self.last_at_open
     }
 
     fn own_peer(&self) -> Peer {

@@ -3,7 +3,7 @@
 //! | level | established by |
 //! |---|---|
 //! | none | nothing (the freshness bound, on a node that does not lead) |
-//! | weak | this node believes to lead |
+//! | weak | this node believes to lead, and has applied what was in its log at start |
 //! | linearizable | a round to a quorum shared by all waiting reads, then this node has applied that far |
 //! | strong | an entry of its own through the log, shared by all waiting reads |
 //! | auto | as weak on a voter |
@@ -131,6 +131,9 @@ impl Inner {
                 served.level = Level::Weak;
                 if !self.consensus.leads() {
                     return Err(self.not_leader());
+                }
+                if !self.has_caught_up() {
+                    return Err(Error::NotReady);
                 }
             }
             Level::Linearizable => {

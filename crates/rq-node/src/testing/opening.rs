@@ -2,9 +2,12 @@
 
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
+use rq_sql::Value;
 use tempfile::{TempDir, tempdir};
 
-use super::{PATIENCE, done, number, open, options};
+use super::{
+    PATIENCE, done, number, open, options, simulated, simulated_runtime, values, wait_ready,
+};
 use crate::{Environment, Level, Node, OpenError, Options, read::Collected};
 
 /// A data directory that was used: a table with as many rows as asked for, and closed.
@@ -101,6 +104,50 @@ async fn an_older_database_catches_up_from_the_log() {
     let again = number(&node, "SELECT sum(x % 1000) FROM t WHERE typeof(x) = 'integer'").await;
     assert_eq!(again, sum, "the same random numbers");
     node.shutdown().await;
+}
+
+/// A leader that has just started again answers no read before it has applied what it acknowledged
+/// in its earlier life. (Level none promises nothing.)
+#[test]
+fn a_restarted_leader_serves_no_read_before_it_has_caught_up() {
+    let directory = tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let (database, wal) = (path("db.sqlite"), path("db.sqlite-wal"));
+    let mut older = None;
+    simulated_runtime().block_on(async {
+        let node = Node::open(options(directory.path()), simulated(1)).await.unwrap();
+        wait_ready(&node).await;
+        done(&node, &["CREATE TABLE t (x)"]).await;
+        older = Some((fs::read(&database).unwrap(), fs::read(&wal).unwrap()));
+        for _ in 0..200 {
+            done(&node, &["INSERT INTO t VALUES (1)"]).await;
+        }
+        node.shutdown().await;
+    });
+    let (older_database, older_wal) = older.unwrap();
+    for level in [Level::Weak, Level::Auto, Level::Linearizable, Level::Strong] {
+        fs::write(&database, &older_database).unwrap();
+        fs::write(&wal, &older_wal).unwrap();
+        simulated_runtime().block_on(async {
+            let node = Node::open(options(directory.path()), simulated(2)).await.unwrap();
+            let mut refusals = 0;
+            let found = loop {
+                match values(&node, "SELECT count(*) FROM t", level).await {
+                    Ok(found) => break found,
+                    Err(error) => assert!(error.is_retryable(), "{error}"),
+                }
+                refusals += 1;
+                assert!(refusals < 10_000);
+                // Time must not move between two questions, and must move in the end.
+                if refusals % 100 == 0 {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                tokio::task::yield_now().await;
+            };
+            assert_eq!(found, [Value::Integer(200)], "{level:?} after {refusals} refusals");
+            node.shutdown().await;
+        });
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
