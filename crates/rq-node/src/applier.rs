@@ -22,7 +22,9 @@ use std::{
     time::Duration,
 };
 
-use rq_sqlite::{Applied, ApplyError, Budget, Entry, EntryId, Operation, Settings, Writer};
+use rq_sqlite::{
+    Applied, ApplyError, Budget, Entry, EntryId, LocalKind, Operation, Settings, Writer,
+};
 use rq_storage::Execution;
 use tokio::sync::mpsc as tokio_mpsc;
 
@@ -30,7 +32,7 @@ use crate::{
     command::Command,
     environment::Clock,
     metrics::Metrics,
-    progress::{Progress, lock},
+    progress::{Progress, Stall, lock},
     threads::join_within,
 };
 
@@ -255,7 +257,11 @@ impl Core {
                         );
                         stalled = true;
                     }
-                    self.progress.set_apply_stalled(Some((id.index, fault.to_string())));
+                    self.progress.set_apply_stalled(Some(Stall {
+                        index: id.index,
+                        reason: fault.to_string(),
+                        disk_full: fault.kind == LocalKind::DiskFull,
+                    }));
                     if self.progress.is_stopping() {
                         return Err(format!("stopped while entry {} waited: {fault}", id.index));
                     }

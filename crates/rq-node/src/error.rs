@@ -57,6 +57,24 @@ pub enum Error {
         /// The floor below which writes are refused (`-limit-free-space`).
         floor: u64,
     },
+    /// Applying stands still for a reason of this node; writes would only pile up behind it.
+    #[error(
+        "entry {index} cannot be applied at the moment and is tried again until it can: {reason}"
+    )]
+    ApplyStalled {
+        /// The entry.
+        index: u64,
+        /// What fails.
+        reason: String,
+    },
+    /// The request is larger than a log entry may be.
+    #[error("the request has about {bytes} bytes; a log entry holds at most {max}")]
+    TooLarge {
+        /// Its bytes.
+        bytes: u64,
+        /// The most there may be.
+        max: u64,
+    },
     /// More writes are waiting than the node keeps.
     #[error("too many writes are waiting; try again later")]
     Overloaded,
@@ -98,6 +116,8 @@ impl Error {
             | Self::EnqueueTimeout
             | Self::WaitTimeout { .. }
             | Self::DiskFull { .. }
+            | Self::ApplyStalled { .. }
+            | Self::TooLarge { .. }
             | Self::Overloaded
             | Self::ShuttingDown
             | Self::Request(_)
@@ -109,7 +129,7 @@ impl Error {
     /// danger of being done twice.
     pub fn is_retryable(&self) -> bool {
         self.outcome() == EffectKnown::NotDone
-            && !matches!(self, Self::DisallowedPragma | Self::Request(_))
+            && !matches!(self, Self::DisallowedPragma | Self::Request(_) | Self::TooLarge { .. })
     }
 
     /// Who leads, if this error says so.
@@ -123,7 +143,7 @@ impl Error {
     /// How long a client does well to wait before it tries again, if trying again makes sense.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::DiskFull { .. } => Some(Duration::from_secs(5)),
+            Self::DiskFull { .. } | Self::ApplyStalled { .. } => Some(Duration::from_secs(5)),
             Self::Overloaded
             | Self::EnqueueTimeout
             | Self::NotReady

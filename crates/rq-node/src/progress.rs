@@ -31,9 +31,20 @@ pub(crate) struct Progress {
 
 #[derive(Debug, Default)]
 struct Health {
-    apply_stalled: Option<(u64, String)>,
+    apply_stalled: Option<Stall>,
     log_waits_for_space: bool,
     stopped: Option<String>,
+}
+
+/// Why applying stands still.
+#[derive(Clone, Debug)]
+pub(crate) struct Stall {
+    /// The entry.
+    pub(crate) index: u64,
+    /// What fails.
+    pub(crate) reason: String,
+    /// Whether it is for want of disk space.
+    pub(crate) disk_full: bool,
 }
 
 impl Progress {
@@ -97,7 +108,7 @@ impl Progress {
         self.free_bytes.store(free, Ordering::Relaxed);
     }
 
-    pub(crate) fn set_apply_stalled(&self, stalled: Option<(u64, String)>) {
+    pub(crate) fn set_apply_stalled(&self, stalled: Option<Stall>) {
         lock(&self.health).apply_stalled = stalled;
     }
 
@@ -140,10 +151,16 @@ impl Progress {
             return Err(Error::Stopped(reason.clone()));
         }
         let floor = self.free_bytes_min;
-        if free < floor || health.log_waits_for_space || health.apply_stalled.is_some() {
+        let for_space = health.apply_stalled.as_ref().is_some_and(|stall| stall.disk_full);
+        if free < floor || health.log_waits_for_space || for_space {
             return Err(Error::DiskFull { free, floor });
         }
-        Ok(())
+        match &health.apply_stalled {
+            Some(Stall { index, reason, .. }) => {
+                Err(Error::ApplyStalled { index: *index, reason: reason.clone() })
+            }
+            None => Ok(()),
+        }
     }
 
     /// Everything that is wrong at the moment.
@@ -157,7 +174,7 @@ impl Progress {
         if health.log_waits_for_space {
             found.push(Impairment::LogWaitsForSpace);
         }
-        if let Some((index, reason)) = &health.apply_stalled {
+        if let Some(Stall { index, reason, .. }) = &health.apply_stalled {
             found.push(Impairment::ApplyStalled { index: *index, reason: reason.clone() });
         }
         if let Some(reason) = &health.stopped {
