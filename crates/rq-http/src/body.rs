@@ -12,8 +12,10 @@ const CAPACITY_AHEAD_BYTES: u64 = 1 << 20;
 
 /// A body, and its share of the bytes all bodies together may take.
 pub(crate) struct Body<'a> {
-    bytes: Bytes,
-    _share: Option<Share<'a>>,
+    /// The bytes.
+    pub(crate) bytes: Bytes,
+    /// The share, to be kept for as long as the bytes or what was made of them; small bodies have none.
+    pub(crate) share: Option<Share<'a>>,
 }
 
 /// Why there is no body.
@@ -30,13 +32,6 @@ pub(crate) enum BodyError {
     Broken,
 }
 
-impl Body<'_> {
-    /// The bytes.
-    pub(crate) fn as_slice(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
 /// Reads the whole body.
 pub(crate) async fn read<'a>(
     incoming: &mut Incoming,
@@ -50,11 +45,11 @@ pub(crate) async fn read<'a>(
     }
     let mut share = None;
     let Some(first) = next(incoming, vitals).await? else {
-        return Ok(Body { bytes: Bytes::new(), _share: None });
+        return Ok(Body { bytes: Bytes::new(), share: None });
     };
     if incoming.is_end_stream() {
         take_share(&mut share, service, first.len() as u64)?;
-        return within(first.len() as u64, limit).map(|()| Body { bytes: first, _share: share });
+        return within(first.len() as u64, limit).map(|()| Body { bytes: first, share });
     }
     let announced = incoming.size_hint().lower().min(CAPACITY_AHEAD_BYTES);
     let mut bytes = Vec::with_capacity(first.len() + usize::try_from(announced).unwrap_or(0));
@@ -66,7 +61,7 @@ pub(crate) async fn read<'a>(
         bytes.extend_from_slice(&data);
         piece = next(incoming, vitals).await?;
     }
-    Ok(Body { bytes: bytes.into(), _share: share })
+    Ok(Body { bytes: bytes.into(), share })
 }
 
 fn within(length: u64, limit: u64) -> Result<(), BodyError> {
@@ -96,7 +91,7 @@ async fn next(
 }
 
 /// A part of [`crate::Limits::bodies_bytes_max`], given back when dropped.
-struct Share<'a> {
+pub(crate) struct Share<'a> {
     service: &'a Service,
     bytes: u64,
 }

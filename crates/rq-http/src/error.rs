@@ -5,7 +5,7 @@
 //! 1. an empty body with a status (401, 404, 405);
 //! 2. a text error: a status, and the message with one line feed;
 //! 3. for execute, query and request: 200 with `{"results":[],"error":"…"}`, for everything below HTTP except
-//!    "leader not found" and the limits of this node (503, 507), which are text errors;
+//!    "leader not found" and the limits of this node (413, 503, 507), which are text errors;
 //! 4. errors of single statements, which are results and none of this file's business.
 
 use http::StatusCode;
@@ -28,13 +28,14 @@ pub(crate) fn code(error: &Error) -> Code {
     match error {
         Error::DisallowedPragma => Code::DisallowedPragma,
         Error::NotOpen => Code::StoreNotOpen,
-        Error::NotReady => Code::StoreNotReady,
+        Error::NotReady | Error::ApplyStalled { .. } => Code::StoreNotReady,
         Error::LeaderNotFound => Code::LeaderNotFound,
         Error::NotLeader { .. } => Code::NotLeader,
         Error::StaleRead => Code::StaleRead,
         Error::DeadlineExceeded | Error::EnqueueTimeout => Code::TimeoutBeforeProposal,
         Error::WaitTimeout { .. } => Code::QueryTimeout,
         Error::DiskFull { .. } => Code::DiskFull,
+        Error::TooLarge { .. } => Code::BodyTooLarge,
         Error::Overloaded => Code::Overloaded,
         Error::ShuttingDown => Code::ShuttingDown,
         Error::Request(_) => Code::TransactionMisuse,
@@ -46,9 +47,12 @@ pub(crate) fn code(error: &Error) -> Code {
 /// The status of a failure whose channel is a text error, whatever the endpoint; `None` if that depends on it.
 fn status_everywhere(error: &Error) -> Option<StatusCode> {
     match error {
-        Error::LeaderNotFound | Error::Overloaded | Error::ShuttingDown | Error::Stopped(_) => {
-            Some(StatusCode::SERVICE_UNAVAILABLE)
-        }
+        Error::LeaderNotFound
+        | Error::ApplyStalled { .. }
+        | Error::Overloaded
+        | Error::ShuttingDown
+        | Error::Stopped(_) => Some(StatusCode::SERVICE_UNAVAILABLE),
+        Error::TooLarge { .. } => Some(StatusCode::PAYLOAD_TOO_LARGE),
         Error::DiskFull { .. } => Some(StatusCode::INSUFFICIENT_STORAGE),
         Error::DisallowedPragma
         | Error::NotOpen
@@ -275,6 +279,8 @@ mod tests {
             Error::EnqueueTimeout,
             Error::WaitTimeout { index: 1 },
             Error::DiskFull { free: 1, floor: 2 },
+            Error::ApplyStalled { index: 1, reason: "r".to_owned() },
+            Error::TooLarge { bytes: 2, max: 1 },
             Error::Overloaded,
             Error::ShuttingDown,
             Error::Request("r".to_owned()),
@@ -290,7 +296,7 @@ mod tests {
             .filter_map(status_everywhere)
             .map(|status| status.as_u16())
             .collect();
-        assert_eq!(statuses, [503, 507, 503, 503, 503]);
+        assert_eq!(statuses, [503, 507, 503, 413, 503, 503, 503]);
     }
 
     #[test]

@@ -70,7 +70,7 @@ async fn target(call: &mut Call<'_>) -> Result<Option<String>, Reply> {
         return Ok(None);
     }
     let body = call.read_body().await?;
-    let value: Value = serde_json::from_slice(body.as_slice())
+    let value: Value = serde_json::from_slice(&body)
         .map_err(|problem| error::bad_request(&format!("invalid JSON: {problem}")))?;
     let named = match value.get("id") {
         Some(Value::String(id)) => Some(id.clone()).filter(|id| !id.is_empty()),

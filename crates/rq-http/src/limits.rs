@@ -12,8 +12,8 @@ pub struct Limits {
     pub head_bytes_max: usize,
     /// Bytes of a request body. Beyond: 413, and the connection is closed.
     pub body_bytes_max: u64,
-    /// Bytes of all request bodies held at one moment, small ones (64 KiB) not counted.
-    /// Beyond: 503 with `Retry-After`.
+    /// Bytes of the bodies of all requests worked on at one moment, small ones (64 KiB) not counted.
+    /// A body counts from its first byte until its request is answered. Beyond: 503 with `Retry-After`.
     pub bodies_bytes_max: u64,
     /// Statements of one request. Beyond: 400.
     pub statements_max: usize,

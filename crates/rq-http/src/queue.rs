@@ -292,6 +292,8 @@ impl Worker {
             | Error::EnqueueTimeout
             | Error::WaitTimeout { .. }
             | Error::DiskFull { .. }
+            | Error::ApplyStalled { .. }
+            | Error::TooLarge { .. }
             | Error::Overloaded
             | Error::ShuttingDown
             | Error::Request(_)

@@ -18,6 +18,7 @@ use std::{
     time::Instant,
 };
 
+use bytes::Bytes;
 use http::{Method, StatusCode, request::Parts};
 use hyper::body::Incoming;
 use jiff::Timestamp;
@@ -28,7 +29,7 @@ use tokio_rustls::rustls::ServerConfig;
 
 use crate::{
     authorize::{self, Refusal},
-    body::{self, Body, BodyError},
+    body::{self, BodyError, Share},
     console, debug, error, execute, leader, licenses,
     limits::Limits,
     metrics::Metrics,
@@ -64,6 +65,9 @@ pub(crate) struct Call<'a> {
     pub(crate) service: &'a Service,
     pub(crate) head: &'a Parts,
     pub(crate) body: &'a mut Incoming,
+    /// What the body counts for among all bodies. It is kept until the reply is made: the statements decoded
+    /// from a body take the memory it took, and they may wait long after it was read.
+    pub(crate) share: Option<Share<'a>>,
     /// The connection's vital signs; HTTP/2 streams have none.
     pub(crate) vitals: Option<&'a Vitals>,
     pub(crate) params: Params,
@@ -157,7 +161,7 @@ impl Service {
         if !route.methods.allow(&head.method) {
             return Reply { content_type: route.content_type, ..error::method_not_allowed() };
         }
-        let call = Call { service: self, head, body, vitals, params, query, began };
+        let call = Call { service: self, head, body, share: None, vitals, params, query, began };
         dispatch(route.endpoint, call).await
     }
 }
@@ -196,24 +200,28 @@ async fn dispatch(endpoint: Endpoint, mut call: Call<'_>) -> Reply {
     }
 }
 
-impl<'a> Call<'a> {
-    /// Reads the whole body.
+impl Call<'_> {
+    /// Reads the whole body, which counts among all bodies until the call ends.
     ///
     /// # Errors
     /// The reply to give instead: 413, 503, or 400.
-    pub(crate) async fn read_body(&mut self) -> Result<Body<'a>, Reply> {
+    pub(crate) async fn read_body(&mut self) -> Result<Bytes, Reply> {
         let body = body::read(self.body, self.vitals, self.service).await;
         if let Some(vitals) = self.vitals {
             vitals.body_read();
         }
-        body.map_err(|problem| match problem {
-            BodyError::TooLarge { limit } => error::body_too_large(limit),
-            BodyError::Overloaded => {
-                self.service.metrics.overloads.increment();
-                error::overloaded("too many request bodies are held; try again later")
+        match body {
+            Ok(body) => {
+                self.share = body.share;
+                Ok(body.bytes)
             }
-            BodyError::Broken => error::bad_request("the request body could not be read"),
-        })
+            Err(BodyError::TooLarge { limit }) => Err(error::body_too_large(limit)),
+            Err(BodyError::Overloaded) => {
+                self.service.metrics.overloads.increment();
+                Err(error::overloaded("too many request bodies are held; try again later"))
+            }
+            Err(BodyError::Broken) => Err(error::bad_request("the request body could not be read")),
+        }
     }
 
     /// Whether the client asked for the strict forms (`X-Rq-Strict: 1`).

@@ -20,11 +20,11 @@ pub(crate) struct Received {
 /// The reply to give instead.
 pub(crate) async fn read(call: &mut Call<'_>, takes_text: bool) -> Result<Received, Reply> {
     let body = call.read_body().await?;
-    let bytes = body.as_slice().len();
+    let bytes = body.len();
     let statements = if takes_text && is_text(call) {
-        decode_text(body.as_slice().to_vec())
+        decode_text(body.to_vec())
     } else {
-        decode(body.as_slice(), &options(call))
+        decode(&body, &options(call))
     };
     match statements {
         Ok(statements) => Ok(Received { statements, bytes }),
@@ -38,8 +38,8 @@ pub(crate) async fn read(call: &mut Call<'_>, takes_text: bool) -> Result<Receiv
 /// The reply to give instead.
 pub(crate) async fn read_queued(call: &mut Call<'_>) -> Result<Received, Reply> {
     let body = call.read_body().await?;
-    let bytes = body.as_slice().len();
-    match decode(body.as_slice(), &options(call)) {
+    let bytes = body.len();
+    match decode(&body, &options(call)) {
         Ok(statements) => Ok(Received { statements, bytes }),
         Err(DecodeError::NoStatements) if call.params.wait => {
             Ok(Received { statements: Vec::new(), bytes })

@@ -101,6 +101,30 @@ fn all_bodies_together_are_limited() {
 }
 
 #[test]
+fn a_body_counts_until_its_request_is_answered() {
+    let fixture = Fixture::start(|options| options.limits.bodies_bytes_max = 1 << 20);
+    let endless =
+        "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n%2+1 FROM c) SELECT count(*) FROM c";
+    let padded = |sql: &str| format!("[\"{sql}\"{}]", " ".repeat(900_000 - 4 - sql.len()));
+    let mut busy = fixture.connect();
+    busy.send(post("/db/query?level=none", &padded(endless)));
+    let running = || fixture.slot.get().unwrap().status().database.readers_busy == 1;
+    eventually("the read runs", running);
+    let held = || fixture.get("/status?key=http.load.body_bytes").text().to_owned();
+    assert_eq!(held(), "900000");
+    for path in ["/db/query", "/db/execute", "/db/execute?queue", "/db/request", "/db/sql"] {
+        let response = fixture.post(path, &padded("SELECT 1"));
+        response.expect_text_error(503, "too many request bodies are held; try again later");
+    }
+    drop(busy);
+    eventually("room is given back", || held() == "0");
+    for path in ["/db/query", "/db/execute", "/db/execute?queue", "/db/request", "/db/sql"] {
+        assert_eq!(fixture.post(path, &padded("SELECT 1")).status, 200, "{path}");
+        assert_eq!(held(), "0", "{path}");
+    }
+}
+
+#[test]
 fn requests_at_one_moment_are_limited() {
     let fixture = Fixture::start(|options| options.limits.requests_max = 1);
     let mut busy = fixture.connect();
