@@ -15,7 +15,9 @@
 //!    whose time is up, stamps the rest and proposes the entry.
 //! 3. The applier answers: each request gets its own outcome.
 //!
-//! Requests that are known to end the transaction of their whole entry go alone, and so does maintenance.
+//! Requests that say ROLLBACK or are known to end the transaction of their whole entry go alone, and so
+//! does maintenance. When one ended it that nobody could foresee, entries stay small for a while: each
+//! such request makes its whole entry run again.
 //!
 //! # Invariants
 //! - A request is in at most one entry: nothing is ever proposed twice.
@@ -54,6 +56,13 @@ const EARLY_REQUESTS: usize = 256;
 const BATCH_REQUESTS_MAX: usize = 1024;
 /// Estimated bytes of one entry at most, unless a single request is larger.
 const BATCH_BYTES_MAX: usize = 1024 * 1024;
+/// Estimated bytes of one request at most; more is refused. An encoded entry stays below what the log
+/// and a replay accept.
+const REQUEST_BYTES_MAX: usize = 512 * 1024 * 1024;
+/// After an unforeseen disruption this many entries hold few requests.
+const CAUTIOUS_ENTRIES: usize = 64;
+/// How many requests such an entry holds at most.
+const CAUTIOUS_REQUESTS: usize = 8;
 /// The backlog is counted in units of this many bytes.
 const BACKLOG_UNIT_BYTES: usize = 256;
 /// Statement texts remembered as disruptive; beyond it the memory starts over.
@@ -75,8 +84,15 @@ struct Proposal {
     bytes: usize,
     /// When its client no longer wants it to be proposed.
     deadline: Option<Instant>,
+    /// Whether it may share its entry with others.
+    alone: bool,
+    waiter: Waiter,
+}
+
+/// Who waits for an answer, and the room in the backlog the request takes until then.
+struct Waiter {
     answer: oneshot::Sender<Result<Proposed, Error>>,
-    room: OwnedSemaphorePermit,
+    _room: OwnedSemaphorePermit,
 }
 
 enum Item {
@@ -146,6 +162,14 @@ impl Batcher {
         bytes: usize,
         timeout: Option<Duration>,
     ) -> Result<Proposed, Error> {
+        if bytes > REQUEST_BYTES_MAX {
+            let (bytes, max) = (bytes as u64, REQUEST_BYTES_MAX as u64);
+            return Err(Error::TooLarge { bytes, max });
+        }
+        let alone = match &item {
+            Item::Maintenance(_) => true,
+            Item::Request(request) => says_rollback(request),
+        };
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
         let units = u32::try_from(bytes / BACKLOG_UNIT_BYTES + 1).unwrap_or(u32::MAX);
         let room = Arc::clone(&self.backlog).acquire_many_owned(units.min(self.backlog_units));
@@ -158,7 +182,8 @@ impl Batcher {
             Err(_) => return Err(Error::EnqueueTimeout),
         };
         let (answer, outcome) = oneshot::channel();
-        let proposal = Proposal { item, bytes, deadline, answer, room };
+        let waiter = Waiter { answer, _room: room };
+        let proposal = Proposal { item, bytes, deadline, alone, waiter };
         // Before it can be taken out again, so that the count never falls below zero.
         self.pipeline.came();
         self.queue.send(proposal).map_err(|_| Error::ShuttingDown)?;
@@ -260,7 +285,8 @@ impl Task {
         let mut bytes = first.bytes;
         let alone = self.goes_alone(&first);
         let mut batch = vec![first];
-        while !alone && batch.len() < BATCH_REQUESTS_MAX && bytes < BATCH_BYTES_MAX {
+        let most = lock(&self.disruptive).most_requests();
+        while !alone && batch.len() < most && bytes < BATCH_BYTES_MAX {
             let Ok(proposal) = self.waiting.try_recv() else { break };
             if bytes + proposal.bytes > BATCH_BYTES_MAX || self.goes_alone(&proposal) {
                 *next = Some(proposal);
@@ -273,10 +299,11 @@ impl Task {
     }
 
     fn goes_alone(&self, proposal: &Proposal) -> bool {
-        match &proposal.item {
-            Item::Maintenance(_) => true,
-            Item::Request(request) => lock(&self.disruptive).contains(request),
-        }
+        proposal.alone
+            || match &proposal.item {
+                Item::Maintenance(_) => true,
+                Item::Request(request) => lock(&self.disruptive).contains(request),
+            }
     }
 
     async fn send(&self, batch: Vec<Proposal>, place: Place) {
@@ -284,18 +311,17 @@ impl Task {
         let mut requests = Vec::with_capacity(batch.len());
         let mut answers = Vec::with_capacity(batch.len());
         let mut work = None;
-        for Proposal { item, deadline, answer, room, .. } in batch {
-            drop(room);
+        for Proposal { item, deadline, waiter, .. } in batch {
             if deadline.is_some_and(|deadline| deadline <= now) {
                 // The client may have gone as well.
-                drop(answer.send(Err(Error::DeadlineExceeded)));
+                drop(waiter.answer.send(Err(Error::DeadlineExceeded)));
                 continue;
             }
             match item {
                 Item::Request(request) => requests.push(request),
                 Item::Maintenance(maintenance) => work = Some(Work::Maintenance(maintenance)),
             }
-            answers.push(answer);
+            answers.push(waiter);
         }
         if answers.is_empty() {
             return;
@@ -311,23 +337,19 @@ impl Task {
 }
 
 /// Gives each request of an entry its own answer.
-fn deliver(
-    end: Result<(Applied, u64), Error>,
-    answers: Vec<oneshot::Sender<Result<Proposed, Error>>>,
-    learn: &Learn,
-) {
+fn deliver(end: Result<(Applied, u64), Error>, answers: Vec<Waiter>, learn: &Learn) {
     match end {
         Ok((Applied { requests }, index)) => {
             debug_assert_eq!(requests.len(), answers.len(), "one outcome a request");
             learn.note(&requests);
-            for (answer, outcome) in answers.into_iter().zip(requests) {
+            for (waiter, outcome) in answers.into_iter().zip(requests) {
                 // A client that has gone does not need its answer.
-                drop(answer.send(Ok(Proposed { outcome, index })));
+                drop(waiter.answer.send(Ok(Proposed { outcome, index })));
             }
         }
         Err(error) => {
-            for answer in answers {
-                drop(answer.send(Err(error.clone())));
+            for waiter in answers {
+                drop(waiter.answer.send(Err(error.clone())));
             }
         }
     }
@@ -348,6 +370,9 @@ impl Learn {
             return;
         };
         let mut memory = lock(&self.memory);
+        if requests.len() > 1 {
+            memory.cautious = CAUTIOUS_ENTRIES;
+        }
         for (request, _) in requests.iter().zip(outcomes).filter(|(_, outcome)| outcome.disruptive)
         {
             memory.insert(request);
@@ -360,9 +385,29 @@ impl Learn {
 struct Disruptive {
     hashes: HashSet<u64>,
     hasher: RandomState,
+    /// Entries that still are to hold few requests.
+    cautious: usize,
+}
+
+/// Whether a request may end the transaction of its whole entry by its own words.
+fn says_rollback(request: &Request) -> bool {
+    const WORD: &[u8] = b"rollback";
+    request.statements.iter().any(|statement| {
+        let bytes = statement.sql.as_bytes();
+        bytes.windows(WORD.len()).any(|window| window.eq_ignore_ascii_case(WORD))
+    })
 }
 
 impl Disruptive {
+    /// How many requests the next entry may hold.
+    fn most_requests(&mut self) -> usize {
+        if self.cautious == 0 {
+            return BATCH_REQUESTS_MAX;
+        }
+        self.cautious -= 1;
+        CAUTIOUS_REQUESTS
+    }
+
     fn contains(&self, request: &Request) -> bool {
         !self.hashes.is_empty()
             && request

@@ -3,7 +3,7 @@
 //! | what | when | where |
 //! |---|---|---|
 //! | checkpoint | the WAL is beyond [`CHECKPOINT_WAL_BYTES`] | a thread of its own |
-//! | free space, state of the log | every [`LOOK_INTERVAL`] | the same thread |
+//! | free space, state of the log | every [`LOOK_INTERVAL`] | another thread |
 //! | snapshot (make durable, purge) | `-raft-snap*`, or the log is too large | a task |
 //! | VACUUM, optimize | `-auto-vacuum-int`, `-auto-optimize-int` | the same task, through the log |
 //!
@@ -42,83 +42,93 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// How often the task looks whether something is due.
 const TASK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The thread that folds the WAL and watches the disk.
+/// The threads that fold the WAL and watch the disk.
 pub(crate) struct Housekeeper {
-    stop: Sender<()>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<(Sender<()>, JoinHandle<()>)>,
 }
 
 impl Housekeeper {
-    /// Starts the thread (with threads) and the task.
+    /// Starts the threads (with threads) and the task.
     ///
     /// # Errors
-    /// The thread could not be started.
+    /// A thread could not be started.
     pub(crate) fn start(inner: &Arc<Inner>) -> std::io::Result<Self> {
-        let (stop, stopped) = channel();
-        let thread = match inner.execution {
-            Execution::Inline => None,
-            Execution::Threads => {
-                let watch = Watch::new(inner);
-                Some(
-                    thread::Builder::new()
-                        .name("rq-checkpoint".to_owned())
-                        .spawn(move || watch.run(&stopped))?,
-                )
-            }
-        };
+        let mut threads = Vec::new();
+        if inner.execution == Execution::Threads {
+            // Two, because the last step of a checkpoint waits for the statement that is being applied.
+            let checkpoints = Checkpoints::new(inner);
+            threads.push(repeat("rq-checkpoint", CHECKPOINT_INTERVAL, move || {
+                checkpoints.look_after();
+            })?);
+            let disk = Disk::new(inner);
+            threads.push(repeat("rq-disk", LOOK_INTERVAL, move || disk.look())?);
+        }
         tokio::spawn(Task::new(inner).run(Arc::downgrade(inner)));
-        Ok(Self { stop, thread })
+        Ok(Self { threads })
     }
 
-    /// Ends the thread; a checkpoint under way is finished first, if that takes no longer than
-    /// `patience`. Says whether it ended.
+    /// Ends the threads; a checkpoint under way is finished first, if that takes no longer than
+    /// `patience`. Says whether all ended.
     pub(crate) fn close(self, patience: Duration) -> bool {
-        drop(self.stop);
-        self.thread.is_none_or(|thread| join_within(thread, patience))
+        let mut all = true;
+        for (stop, thread) in self.threads {
+            drop(stop);
+            all &= join_within(thread, patience);
+        }
+        all
     }
 }
 
-/// What the thread works with.
-struct Watch {
+/// Does something again and again on a thread of its own, until the sender is dropped.
+fn repeat(
+    name: &str,
+    interval: Duration,
+    mut work: impl FnMut() + Send + 'static,
+) -> std::io::Result<(Sender<()>, JoinHandle<()>)> {
+    let (stop, stopped): (_, Receiver<()>) = channel();
+    let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
+        while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(interval) {
+            work();
+        }
+    })?;
+    Ok((stop, thread))
+}
+
+/// Folds the WAL when it is due.
+struct Checkpoints {
     parts: Arc<crate::node::Machinery>,
-    log: Log,
-    progress: Arc<Progress>,
     limits: Limits,
-    /// In simulated time where there is such.
-    looked: Option<tokio::time::Instant>,
 }
 
-impl Watch {
+impl Checkpoints {
     fn new(inner: &Arc<Inner>) -> Self {
-        Self {
-            parts: Arc::clone(&inner.machinery),
-            log: inner.log.clone(),
-            progress: Arc::clone(&inner.progress),
-            limits: inner.options.limits,
-            looked: None,
-        }
+        Self { parts: Arc::clone(&inner.machinery), limits: inner.options.limits }
     }
 
-    fn run(mut self, stopped: &Receiver<()>) {
-        while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(CHECKPOINT_INTERVAL) {
-            self.look_after();
-        }
-    }
-
-    fn look_after(&mut self) {
-        if self.looked.is_none_or(|looked| looked.elapsed() >= LOOK_INTERVAL) {
-            self.looked = Some(tokio::time::Instant::now());
-            look_at_disk(&self.parts, &self.log, &self.progress);
-        }
+    fn look_after(&self) {
         self.parts.checkpoint_if_due(self.limits.wal_bytes_max, CHECKPOINT_WAL_BYTES);
     }
 }
 
-fn look_at_disk(parts: &crate::node::Machinery, log: &Log, progress: &Progress) {
-    log.poll();
-    progress.set_log_waits_for_space(log.health() == Health::WaitingForSpace);
-    if let Some(free) = parts.free_bytes() {
-        progress.set_free_bytes(free);
+/// Watches free space and the state of the log.
+struct Disk {
+    parts: Arc<crate::node::Machinery>,
+    log: Log,
+    progress: Arc<Progress>,
+}
+
+impl Disk {
+    fn new(inner: &Arc<Inner>) -> Self {
+        let (parts, progress) = (Arc::clone(&inner.machinery), Arc::clone(&inner.progress));
+        Self { parts, log: inner.log.clone(), progress }
+    }
+
+    fn look(&self) {
+        self.log.poll();
+        self.progress.set_log_waits_for_space(self.log.health() == Health::WaitingForSpace);
+        if let Some(free) = self.parts.free_bytes() {
+            self.progress.set_free_bytes(free);
+        }
     }
 }
 
@@ -128,7 +138,8 @@ struct Task {
     next_snapshot_look: tokio::time::Instant,
     vacuum: Interval,
     optimize: Interval,
-    watch: Option<Watch>,
+    /// What the threads would do, where there are none.
+    inline: Option<(Checkpoints, Disk)>,
 }
 
 impl Task {
@@ -139,7 +150,8 @@ impl Task {
             next_snapshot_look: now + inner.options.snapshots.interval,
             vacuum: Interval::new(inner.options.auto_vacuum_interval, now),
             optimize: Interval::new(inner.options.auto_optimize_interval, now),
-            watch: (inner.execution == Execution::Inline).then(|| Watch::new(inner)),
+            inline: (inner.execution == Execution::Inline)
+                .then(|| (Checkpoints::new(inner), Disk::new(inner))),
         }
     }
 
@@ -150,8 +162,9 @@ impl Task {
             if inner.progress.is_stopping() {
                 return;
             }
-            if let Some(watch) = &mut self.watch {
-                watch.look_after();
+            if let Some((checkpoints, disk)) = &self.inline {
+                disk.look();
+                checkpoints.look_after();
             }
             self.snapshot_if_due(&inner).await;
             self.maintain_if_due(&inner).await;

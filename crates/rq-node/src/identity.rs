@@ -51,6 +51,16 @@ pub(crate) fn open(
     Ok((directory, who))
 }
 
+/// Says who is about to be opened.
+pub(crate) fn tell(options: &Options, who: &Who) {
+    tracing::info!(
+        component = "store",
+        "opening store with node ID {}, listening on {}",
+        who.name,
+        options.raft_addr
+    );
+}
+
 /// A random number that is not 0 and fits a signed integer, which some tools print.
 fn random(environment: &Environment) -> u64 {
     let mut bytes = [0; 8];

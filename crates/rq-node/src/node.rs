@@ -21,9 +21,11 @@ use std::{
 };
 
 use rq_sqlite::{
-    Checkpointer, Database, LocalError, Readers, ResultLimits, Settings, Writer, WriterOptions,
+    Checkpointer, Database, LocalError, Readers, ResultLimits, Settings, WalSize, Writer,
+    WriterOptions,
 };
 use rq_storage::{DataDirectory, Execution, Log, LogOptions, Salts};
+use tokio::sync::oneshot;
 
 use crate::{
     Error, OpenError,
@@ -38,10 +40,13 @@ use crate::{
     options::Options,
     progress::{Progress, lock},
     raft::{Peer, consensus::Consensus, log::LogStore, membership, state_machine::StateMachine},
+    read::InlineReads,
     rounds::Rounds,
     status::Member,
 };
 
+/// How long opening waits for a leader, so that who opens a node finds it ready.
+const FIRST_LEADER_PATIENCE: Duration = Duration::from_secs(2);
 /// A read younger than this is not cancelled for the sake of the WAL.
 const READ_CANCEL_AGE: Duration = Duration::from_secs(1);
 /// How long closing waits for Raft, for the statement that is being applied and for a checkpoint, each.
@@ -71,6 +76,7 @@ pub(crate) struct Inner {
     /// Rounds that put a barrier through the log and give its index.
     pub(crate) barriers: Rounds<u64>,
     pub(crate) execution: Execution,
+    pub(crate) inline_reads: InlineReads,
     pub(crate) options: Options,
     pub(crate) node_id: String,
     /// The last entry in the log when the node was opened: it is ready once this is applied.
@@ -84,6 +90,7 @@ pub(crate) struct Machinery {
     pub(crate) applier: Arc<Applier>,
     pub(crate) durability: Arc<Durability>,
     readers: Readers,
+    wal: WalSize,
     metrics: Arc<Metrics>,
     environment: Environment,
     directory: PathBuf,
@@ -137,6 +144,7 @@ impl Node {
             metrics,
             batcher,
             execution,
+            inline_reads: InlineReads::new(),
             node_id: who.name,
             options,
             last_at_open,
@@ -151,7 +159,10 @@ impl Node {
             Housekeeper::start(&inner).map_err(|error| OpenError::Thread(error.to_string()))?;
         *lock(&inner.housekeeper) = Some(housekeeper);
         inner.consensus.stand_alone(inner.own_peer()).await?;
-        tokio::spawn(watch_consensus(Arc::downgrade(&inner)));
+        let (told, first_leader) = oneshot::channel();
+        tokio::spawn(watch_consensus(Arc::downgrade(&inner), Some(told)));
+        // A node that may lead does so within milliseconds; one that does not is opened nevertheless.
+        drop(tokio::time::timeout(FIRST_LEADER_PATIENCE, first_leader).await);
         Ok(Self { inner })
     }
 
@@ -305,6 +316,7 @@ struct Ground {
 impl Ground {
     fn open(options: &Options, environment: &Environment) -> Result<Self, OpenError> {
         let (directory, who) = crate::identity::open(options, environment)?;
+        crate::identity::tell(options, &who);
         let metrics = Arc::new(Metrics::default());
         let execution = environment.execution;
         let (log, recovery) = Log::open(
@@ -355,6 +367,7 @@ impl Machinery {
         let applier = Applier::start(core, execution)
             .map_err(|error| OpenError::Thread(error.to_string()))?;
         Ok(Arc::new(Self {
+            wal: checkpointer.wal_size(),
             applier: Arc::new(applier),
             durability: Arc::new(Durability::new(checkpointer, Arc::clone(progress), execution)),
             readers,
@@ -365,7 +378,7 @@ impl Machinery {
     }
 
     pub(crate) fn wal_bytes(&self) -> u64 {
-        self.durability.with_checkpointer(|checkpointer| checkpointer.wal_bytes()).unwrap_or(0)
+        self.wal.bytes()
     }
 
     pub(crate) fn free_bytes(&self) -> Option<u64> {
@@ -496,7 +509,7 @@ fn barriers(consensus: Consensus) -> Rounds<u64> {
 }
 
 /// Notices changes of leader and the end of Raft.
-async fn watch_consensus(inner: Weak<Inner>) {
+async fn watch_consensus(inner: Weak<Inner>, mut told: Option<oneshot::Sender<()>>) {
     let Some(mut changes) = inner.upgrade().map(|inner| inner.consensus.changes()) else { return };
     let mut leader = None;
     loop {
@@ -512,6 +525,10 @@ async fn watch_consensus(inner: Weak<Inner>) {
             inner.metrics.leader_changes.add(1);
             tell_leader(&inner, view.leader.as_ref());
             leader = view.leader;
+            if let Some(told) = told.take_if(|_| leader.is_some()) {
+                // Opening may have given up waiting.
+                let _ = told.send(());
+            }
             if view.leads {
                 inner.consensus.refresh_addresses(inner.own_peer()).await;
             }

@@ -14,13 +14,16 @@
 //! starts over on a blocking thread, where it may take as long as its limits say. Dropping the future
 //! cancels a running read.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::{Duration, Instant},
+};
 
 use rq_sql::{
     Column, End, ResultSink, SinkError, Statement, Value, ValueRef,
     classify::{Kind, kind},
 };
-use rq_sqlite::{CancelFlag, Query, QueryEnd, QueryError, ReadOrWrite};
+use rq_sqlite::{CancelFlag, Query, QueryEnd, QueryError, ReadOrWrite, Readers};
 use rq_storage::Execution;
 
 use crate::{
@@ -29,6 +32,8 @@ use crate::{
     write::refuse_disallowed,
 };
 
+/// How long a read that states no time itself waits for a round: as long as upstream waits for others.
+const ROUND_PATIENCE: Duration = Duration::from_secs(30);
 /// VM steps a read may take on an async worker: about a millisecond.
 const INLINE_STEPS: u64 = 20_000;
 
@@ -56,7 +61,7 @@ impl Node {
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn request<S>(&self, mut read: Read, mut sink: S) -> Result<(S, Served), Error>
+    pub async fn request<S>(&self, read: Read, mut sink: S) -> Result<(S, Served), Error>
     where
         S: ResultSink + Send + 'static,
     {
@@ -66,7 +71,8 @@ impl Node {
         if read.transaction {
             inner.metrics.request_transactions.add(1);
         }
-        if inner.all_read(&read)? {
+        let (read_only, mut read) = inner.all_read(read).await?;
+        if read_only {
             // The level of an all-read request is honoured here on every node, also `auto`.
             let served = inner.establish(&read).await?;
             let sink = inner.run(read, sink).await?;
@@ -101,16 +107,22 @@ impl Node {
 }
 
 impl Inner {
-    /// Whether every statement may run on a reader.
-    fn all_read(&self, read: &Read) -> Result<bool, Error> {
-        let deadline = self.deadline(read);
-        for statement in &read.statements {
-            match self.readers.classify(statement, deadline).map_err(read_error)? {
-                ReadOrWrite::Read => {}
-                ReadOrWrite::Write => return Ok(false),
-            }
+    /// Whether every statement may run on a reader. Asked on this worker if a connection is free,
+    /// else where waiting for one is allowed.
+    async fn all_read(&self, read: Read) -> Result<(bool, Read), Error> {
+        match classify(&self.readers, &read, Some(Instant::now())) {
+            Err(QueryError::NoConnectionInTime) => {}
+            answer => return Ok((answer.map_err(read_error)?, read)),
         }
-        Ok(true)
+        let deadline = self.deadline(&read);
+        if self.execution == Execution::Inline {
+            return Ok((classify(&self.readers, &read, deadline).map_err(read_error)?, read));
+        }
+        let readers = self.readers.clone();
+        let asked = tokio::task::spawn_blocking(move || {
+            classify(&readers, &read, deadline).map(|answer| (answer, read))
+        });
+        asked.await.map_err(|_| Error::ShuttingDown)?.map_err(read_error)
     }
 
     fn deadline(&self, read: &Read) -> Option<Instant> {
@@ -137,10 +149,10 @@ impl Inner {
                 }
             }
             Level::Linearizable => {
-                let index = self.confirmations.join().await?;
+                let index = in_time(read, self.confirmations.join()).await?;
                 self.progress.wait_applied(index, read.linearizable_timeout).await?;
             }
-            Level::Strong => served.index = Some(self.barriers.join().await?),
+            Level::Strong => served.index = Some(in_time(read, self.barriers.join()).await?),
         }
         if let Some(index) = read.min_index {
             self.progress.wait_applied(index, read.linearizable_timeout).await?;
@@ -169,10 +181,12 @@ impl Inner {
         let cancel = CancelFlag::new();
         let inline = self.execution == Execution::Inline;
         let allowance = (!inline).then_some(INLINE_STEPS);
-        match self.readers.query(&query(&read, deadline, &cancel, allowance), &mut sink) {
-            Ok(QueryEnd::Done) => return Ok(sink),
-            Ok(QueryEnd::Yielded) => sink.reset(),
-            Err(error) => return Err(read_error(error)),
+        if let Some(_turn) = self.inline_reads.take_turn(inline) {
+            match self.readers.query(&query(&read, deadline, &cancel, allowance), &mut sink) {
+                Ok(QueryEnd::Done) => return Ok(sink),
+                Ok(QueryEnd::Yielded) => sink.reset(),
+                Err(error) => return Err(read_error(error)),
+            }
         }
         let readers = self.readers.clone();
         let guard = CancelOnDrop(cancel.clone());
@@ -187,6 +201,56 @@ impl Inner {
             Err(_) => Err(Error::ShuttingDown),
         }
     }
+}
+
+/// Counts the reads that run on async workers, so that one worker is always left for everything else:
+/// a single step of SQLite's machine may take long, and no allowance of steps ends it.
+#[derive(Debug)]
+pub(crate) struct InlineReads {
+    running: AtomicUsize,
+    most: usize,
+}
+
+/// A read running on an async worker.
+struct Turn<'a>(&'a AtomicUsize);
+
+impl InlineReads {
+    /// Must be made within the runtime whose workers are counted.
+    pub(crate) fn new() -> Self {
+        let workers = tokio::runtime::Handle::current().metrics().num_workers();
+        Self { running: AtomicUsize::new(0), most: workers.saturating_sub(1) }
+    }
+
+    fn take_turn(&self, always: bool) -> Option<Turn<'_>> {
+        let turn = Turn(&self.running);
+        let before = self.running.fetch_add(1, Ordering::Relaxed);
+        (always || before < self.most).then_some(turn)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Waits for a round no longer than the read allows.
+async fn in_time(
+    read: &Read,
+    round: impl Future<Output = Result<u64, Error>>,
+) -> Result<u64, Error> {
+    let patience = read.timeout.unwrap_or(ROUND_PATIENCE);
+    tokio::time::timeout(patience, round).await.map_err(|_| Error::DeadlineExceeded)?
+}
+
+fn classify(readers: &Readers, read: &Read, deadline: Option<Instant>) -> Result<bool, QueryError> {
+    for statement in &read.statements {
+        match readers.classify(statement, deadline)? {
+            ReadOrWrite::Read => {}
+            ReadOrWrite::Write => return Ok(false),
+        }
+    }
+    Ok(true)
 }
 
 fn query<'a>(

@@ -105,6 +105,21 @@ impl WalGauge {
     }
 }
 
+/// The size of the WAL. Clones show the same WAL.
+#[derive(Clone, Debug)]
+pub struct WalSize {
+    gauge: WalGauge,
+    page_size: u64,
+}
+
+impl WalSize {
+    /// The bytes of the WAL in use as of the last commit. Costs nothing; the file itself never
+    /// shrinks, it is overwritten from its start.
+    pub fn bytes(&self) -> u64 {
+        self.gauge.frames() * (self.page_size + FRAME_HEADER)
+    }
+}
+
 impl Checkpointer {
     /// Opens the connection. The database must be in WAL mode.
     ///
@@ -117,10 +132,14 @@ impl Checkpointer {
         Ok(Self { connection, gauge: gauge.clone(), page_size })
     }
 
-    /// The bytes of the WAL in use as of the last commit. Costs nothing; the file itself never
-    /// shrinks, it is overwritten from its start.
+    /// The size of the WAL, for whoever must not wait for a checkpoint to know it.
+    pub fn wal_size(&self) -> WalSize {
+        WalSize { gauge: self.gauge.clone(), page_size: self.page_size }
+    }
+
+    /// See [`WalSize::bytes`].
     pub fn wal_bytes(&self) -> u64 {
-        self.gauge.frames() * (self.page_size + FRAME_HEADER)
+        self.wal_size().bytes()
     }
 
     /// Copies frames into the database file and syncs it, in rounds, until few are left, a reader is

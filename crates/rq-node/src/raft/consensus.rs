@@ -28,6 +28,8 @@ use crate::{
 
 /// How long a round that confirms leadership may take before its reads fail.
 const CONFIRMATION_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a barrier may take before the reads behind it fail: applying stands still.
+const BARRIER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long openraft may take to note a snapshot that is made already.
 const SNAPSHOT_NOTE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -131,10 +133,12 @@ impl Consensus {
     /// # Errors
     /// This node does not lead.
     pub(crate) async fn barrier(&self) -> Result<u64, Error> {
-        match self.raft.write_blank().await {
-            Ok(response) => Ok(response.log_id.index()),
-            Err(RaftError::Fatal(fatal)) => Err(Error::Stopped(fatal.to_string())),
-            Err(RaftError::APIError(error)) => Err(refusal(error)),
+        match tokio::time::timeout(BARRIER_TIMEOUT, self.raft.write_blank()).await {
+            Ok(Ok(response)) => Ok(response.log_id.index()),
+            Ok(Err(RaftError::Fatal(fatal))) => Err(Error::Stopped(fatal.to_string())),
+            Ok(Err(RaftError::APIError(error))) => Err(refusal(error)),
+            // It changes nothing, whenever it comes.
+            Err(_) => Err(Error::DeadlineExceeded),
         }
     }
 
