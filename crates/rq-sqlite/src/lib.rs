@@ -69,6 +69,7 @@ mod facts;
 mod foreign_keys;
 mod functions;
 mod maintenance;
+mod memory;
 mod pages;
 mod plan;
 mod pragma;
@@ -85,7 +86,7 @@ mod transaction;
 mod vfs;
 mod writer;
 
-pub use checkpoint::{Checkpointer, Finish, Fold};
+pub use checkpoint::{Checkpointer, Finish, Fold, WalSize};
 pub use compile_options::sqlite_version;
 pub use connection::ENGINE_EPOCH;
 pub use database::{DEFAULT_READERS_MAX, Database, Opened, Options};
