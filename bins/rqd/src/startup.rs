@@ -7,18 +7,19 @@
 //! 5. The store opens. 6. "node HTTP API available at …". 7. Wait for a signal.
 //!
 //! Stopping goes back: no new connections, running requests get [`DRAIN_TIME`], the store flushes and
-//! closes. A second signal ends the process at once; nothing acknowledged is lost by that.
+//! closes. A second signal ends the process at once, and so does a stop that takes too long (see
+//! [`signals`]); nothing acknowledged is lost by that.
 
-use std::{path::Path, process::ExitCode, sync::Arc, time::Duration};
+mod signals;
+
+use std::{path::Path, process::ExitCode, sync::Arc, thread, time::Duration};
 
 use rq_http::{Build, NodeSlot, QueueOptions, Server};
 use rq_node::{Budget, Environment, Node};
 use rq_security::{ServerTls, Users};
-use tokio::{
-    net::TcpListener,
-    signal::unix::{Signal, SignalKind, signal},
-};
+use tokio::net::TcpListener;
 
+use self::signals::Signals;
 use crate::{
     Invocation,
     config::{Config, HostPort},
@@ -27,6 +28,14 @@ use crate::{
 
 /// How long running requests may take to end once the node is told to stop.
 const DRAIN_TIME: Duration = Duration::from_millis(3500);
+/// Threads of the runtime beyond one for each core.
+///
+/// Reads run on these threads, and for as long as SQLite is busy inside one step of a statement such a read
+/// cannot give way. The node runs fewer reads at a time than there are threads, so that one is free for
+/// everything else; the additional ones let as many reads run as there are cores nevertheless.
+const THREADS_BEYOND_CORES: usize = 2;
+/// The least threads of the runtime, for the same reason.
+const THREADS_LEAST: usize = 4;
 /// The level of rqlite's API that is implemented.
 const API_VERSION: &str = "v10.2.7";
 /// Exit code of a process that a panic ended, as upstream's.
@@ -40,14 +49,26 @@ pub(crate) fn sqlite_version() -> &'static str {
 /// Runs a node until it is told to stop, and gives the exit code of the process.
 pub(crate) fn run(invocation: &Invocation, config: Config) -> ExitCode {
     end_process_on_panic();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let signals = match Signals::catch() {
+        Ok(signals) => signals,
+        Err(error) => {
+            tracing::error!("cannot catch signals: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads((cores + THREADS_BEYOND_CORES).max(THREADS_LEAST))
+        .enable_all()
+        .build();
+    let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
             tracing::error!("cannot start threads: {error}");
             return ExitCode::FAILURE;
         }
     };
-    let code = match runtime.block_on(serve(invocation, config)) {
+    let code = match runtime.block_on(serve(invocation, config, signals)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => {
             tracing::error!("{reason}");
@@ -59,8 +80,11 @@ pub(crate) fn run(invocation: &Invocation, config: Config) -> ExitCode {
     code
 }
 
-async fn serve(invocation: &Invocation, config: Config) -> Result<(), String> {
-    let mut signals = Signals::catch().map_err(|error| format!("cannot catch signals: {error}"))?;
+async fn serve(
+    invocation: &Invocation,
+    config: Config,
+    mut signals: Signals,
+) -> Result<(), String> {
     tell_start(invocation, &config);
     refuse_peers(&config).await?;
     let users = users(config.credentials.as_deref())?;
@@ -81,8 +105,7 @@ async fn serve(invocation: &Invocation, config: Config) -> Result<(), String> {
     let opening = open_store(&config);
     let node = tokio::select! {
         node = opening => node?,
-        name = signals.next() => {
-            tracing::info!("received signal {name:?}");
+        () = signals.first() => {
             server.stop(Duration::ZERO).await;
             return Ok(());
         }
@@ -90,16 +113,13 @@ async fn serve(invocation: &Invocation, config: Config) -> Result<(), String> {
     slot.fill(node.clone());
     tell_ready(&config);
     let outcome = tokio::select! {
-        name = signals.next() => {
-            tracing::info!("received signal {name:?}");
-            Ok(())
-        }
+        () = signals.first() => Ok(()),
         reason = node.stopped() => Err(format!("the node cannot go on: {reason}")),
     };
     tokio::select! {
         () = stop(server, &node, &config) => {}
-        name = signals.next() => {
-            tracing::warn!("received signal {name:?} while stopping, ending at once");
+        // A second signal ends the process by itself; one is enough if the node stops for another reason.
+        () = signals.first(), if outcome.is_err() => {
             return Err("stopped before everything was finished".to_owned());
         }
     }
@@ -321,7 +341,7 @@ fn tell_ready(config: &Config) {
         advertised.host(),
         advertised.port()
     );
-    tracing::info!("visit the console page for this node at {url}/console/");
+    tracing::info!("visit the rqlite console for this node at {url}/console/");
 }
 
 fn warn_if_open(config: &Config, users: &Users) {
@@ -341,29 +361,6 @@ fn end_process_on_panic() {
         #[expect(clippy::exit, reason = "no state of this process can be trusted any more")]
         std::process::exit(PANIC_CODE);
     }));
-}
-
-/// The two signals that stop a node.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn catch() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    /// Waits for the next one and gives its name as Go has it.
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "terminated",
-            _ = self.interrupt.recv() => "interrupt",
-        }
-    }
 }
 
 /// An error with its sources behind it.
