@@ -27,7 +27,8 @@ pub struct OwnFlags {
     /// Most bytes of a request's body. Beyond: 413
     #[arg(long, value_name = "uint", default_value = "1073741824", value_parser = parse_uint)]
     pub limit_body_bytes: u64,
-    /// Most bytes of all request bodies held at the same time. Beyond: 503 with Retry-After
+    /// Most bytes of the bodies of all requests that are not answered yet. Beyond: 503 with
+    /// Retry-After
     #[arg(long, value_name = "uint", default_value = "2147483648", value_parser = parse_uint)]
     pub limit_all_bodies_bytes: u64,
     /// Most statements of one request. Beyond: 400
@@ -61,16 +62,17 @@ pub struct OwnFlags {
     /// Longest time of a read that states none itself. Beyond: an error of its statement
     #[arg(long, value_name = "duration", default_value = "5m")]
     pub limit_query_time: GoDuration,
-    /// Most steps SQLite's virtual machine may take for one written statement. Beyond: an error
-    /// of the statement, and it changes nothing
+    /// Most steps SQLite's virtual machine may take for one written request. Beyond: an error of
+    /// the statement, and it changes nothing
     #[arg(long, value_name = "uint", default_value = "2000000000", value_parser = parse_uint)]
     pub limit_write_steps: u64,
     /// Most pages one write request may add to the database. Beyond: an error of the statement,
     /// and it changes nothing
     #[arg(long, value_name = "uint", default_value = "1048576", value_parser = parse_uint)]
     pub limit_write_pages: u64,
-    /// Most bytes of writes that wait to be handed to Raft. Beyond: a write waits for
-    /// -raft-apply-timeout, then gets 503
+    /// Most bytes of writes that are not answered yet. Beyond: a write waits for
+    /// -raft-apply-timeout, then gets the error "timed out enqueuing operation", and nothing of
+    /// it is done
     #[arg(long, value_name = "uint", default_value = "67108864", value_parser = parse_uint)]
     pub limit_write_backlog_bytes: u64,
     /// Free bytes the file system of the data directory must have. Below: writes get 507, reads
