@@ -44,6 +44,16 @@ const WRITER_CACHE_MOST_PAGES: i64 = 8192;
 /// operating system's cache. Memory of the pool: this times its connections.
 const READER_CACHE_KIB: i64 = 1024;
 
+/// The longest text, blob, row or SQL text on any connection, in bytes (128 MiB). Beyond, SQLite says
+/// `string or blob too big`. Values are held in memory several times over while they are computed,
+/// stored and answered, so SQLite's own limit of a thousand million would let one statement take all
+/// memory there is.
+pub(crate) const LONGEST_VALUE: i32 = 128 << 20;
+
+/// The longest pattern of LIKE and GLOB in bytes; beyond, SQLite says so. Matching takes time in
+/// proportion to the lengths of pattern and text multiplied, within one step that nothing stops.
+const LONGEST_PATTERN: i32 = 4096;
+
 /// How long a connection waits for a lock. Inside one process nobody holds one for long; another
 /// process that reads the file may, while it recovers the WAL.
 pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -180,7 +190,14 @@ fn open(path: &Path, mode: OpenFlags, vfs: &Arc<Vfs>) -> Result<Guarded, SqliteE
     ] {
         connection.set_db_config(setting, on)?;
     }
-    connection.set_limit(Limit::SQLITE_LIMIT_WORKER_THREADS, 0)?;
+    for (limit, most) in [
+        (Limit::SQLITE_LIMIT_LENGTH, LONGEST_VALUE),
+        (Limit::SQLITE_LIMIT_SQL_LENGTH, LONGEST_VALUE),
+        (Limit::SQLITE_LIMIT_LIKE_PATTERN_LENGTH, LONGEST_PATTERN),
+        (Limit::SQLITE_LIMIT_WORKER_THREADS, 0),
+    ] {
+        connection.set_limit(limit, most)?;
+    }
     for (name, value) in [
         ("wal_autocheckpoint", 0),
         ("cell_size_check", 1),

@@ -20,6 +20,7 @@ use crate::{
     connection::{self, Guarded},
     error::{LocalError, LocalKind, OpenError, SqliteError},
     functions::RequestStart,
+    memory,
     readers::Readers,
     state::{self, State, StoredState},
     vfs::{Vfs, faults::FaultDisk},
@@ -122,6 +123,7 @@ pub(crate) struct WriterParts {
 /// See [`OpenError`]. A file that is not ours is left as it is.
 pub(crate) fn open_parts(options: &Options) -> Result<Parts, OpenError> {
     let path = &options.path;
+    memory::install();
     let refuse = |error: SqliteError| error.into_open_error(path, "opening the database");
     let probe = rusqlite::Connection::open_in_memory().map_err(|error| refuse(error.into()))?;
     compile_options::check(&probe)?;

@@ -15,6 +15,8 @@ use rq_sql::{ErrorKind, Origin, SqlError};
 use rusqlite::ffi;
 use thiserror::Error;
 
+use crate::memory;
+
 /// Why a database could not be opened. Nothing was changed.
 #[derive(Debug, Error)]
 pub enum OpenError {
@@ -137,7 +139,8 @@ impl SqliteError {
     }
 
     /// The kind of local failure, if it is one. `SQLITE_FULL` counts as local; a page budget
-    /// exceeded reports it too, and whoever sets such a limit tells the two apart.
+    /// exceeded reports it too, and whoever sets such a limit tells the two apart. So does
+    /// `SQLITE_NOMEM`; see [`with_refused_size`](Self::with_refused_size).
     pub(crate) fn local_kind(&self) -> Option<LocalKind> {
         match self.primary() {
             ffi::SQLITE_FULL => Some(LocalKind::DiskFull),
@@ -153,6 +156,16 @@ impl SqliteError {
             }
             _ => None,
         }
+    }
+
+    /// The failure of what was begun when [`memory::failed_allocations`] gave `failed_before`: out of
+    /// memory although the allocator never failed is a size SQLite refuses, on all nodes alike.
+    pub(crate) fn with_refused_size(self, failed_before: u64) -> Self {
+        if self.primary() != ffi::SQLITE_NOMEM || memory::ran_out_since(failed_before) {
+            return self;
+        }
+        let message = "out of memory: a value or intermediate result is too large".to_owned();
+        Self { code: ffi::SQLITE_TOOBIG, message }
     }
 
     /// What kind of failure this is to a client.

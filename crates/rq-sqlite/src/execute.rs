@@ -20,6 +20,7 @@ use crate::{
     entry::{Mode, Request, RequestOutcome, Settings, TimedOutcome},
     error::SqliteError,
     facts::{Facts, Pragma, Schema, Setting},
+    memory,
     plan::{Culprit, Plan, Stop},
     prepared::Prepared,
     rows::{Collected, Collector, ResultLimits},
@@ -239,6 +240,7 @@ impl<'a> Execution<'a> {
             _ => None,
         };
         let refused_writes = disk_full::refused_writes();
+        let failed_allocations = memory::failed_allocations();
         let budget = self.settings.budget;
         if facts.uses_virtual_tables {
             self.session.warm_virtual_tables();
@@ -261,7 +263,7 @@ impl<'a> Execution<'a> {
             }
             Ok(Collected::Rows(outcome)) => return Ok(Ok(outcome)),
             Err(error) => Failure {
-                error,
+                error: error.with_refused_size(failed_allocations),
                 refusal: seen.refusal,
                 steps_exceeded: seen.steps_exceeded,
                 disk_is_full: disk_full::refused_writes() != refused_writes,

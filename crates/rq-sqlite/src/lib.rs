@@ -39,8 +39,9 @@
 //! between nodes: time comes from the entry through a file system of our own (`vfs`), randomness and
 //! counters through functions of our own (`functions`), all settings are fixed (`connection`), the
 //! library is checked (`compile_options`), and what would tell one node from another is refused
-//! (`authorizer`). What remains is this node's own bad luck (a full disk, an I/O error): it is never
-//! a result, but rolls the entry back to be tried again (`error` sorts the two). [`Image`] compares.
+//! (`authorizer`). What remains is this node's own bad luck (a full disk, an I/O error, no memory): it
+//! is never a result, but rolls the entry back to be tried again (`error` sorts the two, `disk_full`
+//! and `memory` tell it what SQLite does not). [`Image`] compares.
 //!
 //! # What must be durable before what
 //!

@@ -21,6 +21,7 @@ use crate::{
         Applied, Budget, Entry, Maintenance, Mode, Request, RequestOutcome, Settings, TimedOutcome,
     },
     error::SqliteError,
+    memory,
     state::PendingVacuum,
     writer::{ApplyError, Writer},
 };
@@ -156,6 +157,7 @@ impl Writer {
             self.connection().execute_batch(&format!("PRAGMA auto_vacuum={mode}"))?;
         }
         let page_size = vacuum.page_size.filter(|size| Some(*size) != self.page_size().ok());
+        let failed_allocations = memory::failed_allocations();
         let result = match page_size {
             None => run_vacuum(self.connection()),
             Some(size) => self.vacuum_into_page_size(size),
@@ -164,7 +166,7 @@ impl Writer {
             // Or the next VACUUM on this connection would make the change after all.
             self.connection().execute_batch(&format!("PRAGMA auto_vacuum={mode_before}"))?;
         }
-        match result {
+        match result.map_err(|error| error.with_refused_size(failed_allocations)) {
             Ok(()) => Ok(Ok(())),
             Err(error) if error.is_local() => Err(error),
             Err(error) => Ok(Err(error.into_sql_error(Origin::Write))),

@@ -23,6 +23,7 @@ use rusqlite::ffi;
 use crate::{
     bind::Arguments,
     error::SqliteError,
+    memory,
     prepared::{Compiled, Prepared},
     readers::{CancelFlag, Patience, QueryError, Reader, Readers},
 };
@@ -273,6 +274,8 @@ struct Limits {
     cancel: Option<CancelFlag>,
     allowance: Option<u64>,
     stopped: Option<Stop>,
+    /// How many allocations of this thread had failed when the query began.
+    failed_allocations: u64,
 }
 
 impl Control {
@@ -283,6 +286,7 @@ impl Control {
             cancel: query.cancel.clone(),
             allowance: query.step_allowance,
             stopped: None,
+            failed_allocations: memory::failed_allocations(),
         };
     }
 
@@ -383,7 +387,8 @@ impl Control {
         {
             return stop.into_sql_error();
         }
-        let mut error = error.into_sql_error(Origin::Read);
+        let failed_allocations = self.limits().failed_allocations;
+        let mut error = error.with_refused_size(failed_allocations).into_sql_error(Origin::Read);
         if error.kind == ErrorKind::ReadOnly {
             "attempt to change database via query operation".clone_into(&mut error.message);
         }

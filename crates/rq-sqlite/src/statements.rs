@@ -13,6 +13,7 @@ use crate::{
     authorizer::{Phase, Watch},
     error::SqliteError,
     facts::{Facts, Insert, Schema},
+    memory,
     prepared::Compiled,
 };
 
@@ -74,9 +75,13 @@ impl ClientStatements {
             return Ok(ClientStatement { text: Some(text), ..kept.statement });
         }
         watch.begin(Phase::Compile);
+        let failed_allocations = memory::failed_allocations();
         let compiled = Compiled::new(writer, sql);
         let seen = watch.end();
-        let compiled = compiled.map_err(|error| Refused { error, refusal: seen.refusal })?;
+        let compiled = compiled.map_err(|error| Refused {
+            error: error.with_refused_size(failed_allocations),
+            refusal: seen.refusal,
+        })?;
         let mut facts = seen.facts;
         if facts.counts_rows()
             && let Some(insert) = &mut facts.insert

@@ -17,6 +17,7 @@ use crate::{
     entry::{Applied, Entry, EntryId, Operation, Request, RequestOutcome, Settings},
     error::{LocalError, LocalKind, SqliteError},
     execute::Execution,
+    memory,
     plan::{Plan, Stop},
     readers::Readers,
     rows::ResultLimits,
@@ -206,7 +207,9 @@ impl Writer {
             outcomes.push(execution.run()?);
         }
         self.state.set_applied(entry.id)?;
-        match self.session.commit() {
+        let failed_allocations = memory::failed_allocations();
+        let committed = self.session.commit();
+        match committed.map_err(|error| error.with_refused_size(failed_allocations)) {
             // Full-text indexes write at the commit, and what they find may fail them: on all nodes
             // alike, so it must not stop the entries behind.
             Err(error) if !error.is_local() => {

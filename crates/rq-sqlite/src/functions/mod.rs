@@ -18,7 +18,7 @@ use rusqlite::{Connection, ffi};
 
 pub(crate) use maths::install as install_maths;
 
-use crate::{ambient::Ambient, error::SqliteError, prepared::Prepared};
+use crate::{ambient::Ambient, connection::LONGEST_VALUE, error::SqliteError, prepared::Prepared};
 
 /// Functions of SQLite that no statement on the writer may call, and why. The writer's authorizer
 /// refuses them by name (compare without regard to case).
@@ -37,9 +37,6 @@ pub(crate) const DENIED_FUNCTIONS: &[(&str, &str)] = &[
     ("sqlite_source_id", "nodes of one engine epoch may run different versions of SQLite"),
     ("sqlite_version", "nodes of one engine epoch may run different versions of SQLite"),
 ];
-
-/// The longest value SQLite stores, in bytes; the limit of `randomblob`.
-const LONGEST_VALUE: i64 = 1_000_000_000;
 
 /// What a request must find as it was when it began: randomness, `changes()`, `total_changes()`,
 /// `last_insert_rowid()`.
@@ -186,7 +183,7 @@ unsafe extern "C" fn random_blob(
     let argument = unsafe { *arguments };
     // SAFETY: the argument is valid during the call; NULL and text read as SQLite reads them.
     let length = unsafe { ffi::sqlite3_value_int64(argument) }.max(1);
-    if length > LONGEST_VALUE {
+    if length > i64::from(LONGEST_VALUE) {
         // SAFETY: SQLite passes the context of the running call.
         unsafe { ffi::sqlite3_result_error_toobig(context) };
         return;
@@ -199,7 +196,7 @@ unsafe extern "C" fn random_blob(
         unsafe { ffi::sqlite3_result_error_nomem(context) };
         return;
     }
-    let count = usize::try_from(length).expect("at most a thousand million");
+    let count = usize::try_from(length).expect("at most the longest value");
     // SAFETY: just allocated, and bytes need no alignment.
     unsafe { ptr::write_bytes(memory.cast::<u8>(), 0, count) };
     // SAFETY: as above, and initialised.

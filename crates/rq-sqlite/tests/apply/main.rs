@@ -8,5 +8,6 @@ mod faults;
 mod harness;
 mod hostile;
 mod limits;
+mod memory;
 mod scripts;
 mod speed;
