@@ -10,6 +10,7 @@
 //! closes. A second signal ends the process at once, and so does a stop that takes too long (see
 //! [`signals`]); nothing acknowledged is lost by that.
 
+mod lookout;
 mod signals;
 
 use std::{path::Path, process::ExitCode, sync::Arc, thread, time::Duration};
@@ -32,7 +33,8 @@ const DRAIN_TIME: Duration = Duration::from_millis(3500);
 ///
 /// Reads run on these threads, and for as long as SQLite is busy inside one step of a statement such a read
 /// cannot give way. The node runs fewer reads at a time than there are threads, so that one is free for
-/// everything else; the additional ones let as many reads run as there are cores nevertheless.
+/// everything else (and [`lookout`] has it wake up); the additional ones let as many reads run as there are
+/// cores nevertheless.
 const THREADS_BEYOND_CORES: usize = 2;
 /// The least threads of the runtime, for the same reason.
 const THREADS_LEAST: usize = 4;
@@ -68,6 +70,10 @@ pub(crate) fn run(invocation: &Invocation, config: Config) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    if let Err(error) = lookout::keep(runtime.handle().clone()) {
+        tracing::error!("cannot start threads: {error}");
+        return ExitCode::FAILURE;
+    }
     let code = match runtime.block_on(serve(invocation, config, signals)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => {
