@@ -209,6 +209,7 @@ fn open(path: &Path, mode: OpenFlags, vfs: &Arc<Vfs>) -> Result<Guarded, SqliteE
         set_number(&connection, name, value)?;
     }
     connection.set_prepared_statement_cache_capacity(0);
+    functions::install_text(&connection)?;
     Ok(connection)
 }
 

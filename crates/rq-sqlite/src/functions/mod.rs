@@ -1,12 +1,13 @@
-//! SQL functions that replace SQLite's own, because those would differ between nodes.
+//! SQL functions that replace SQLite's own, because those would differ between nodes or never end.
 //!
 //! On the writer: randomness from the entry, counters that start at 0 with each request. On all
-//! connections: the maths functions ([`maths`]). It must never read a clock or any randomness of
-//! this node.
+//! connections: the maths functions ([`maths`]), searching and trimming text ([`text`]). It must never
+//! read a clock or any randomness of this node.
 
 #![expect(unsafe_code, reason = "setters and counters of a connection that rusqlite does not wrap")]
 
 mod maths;
+mod text;
 
 use std::{
     ffi::{CStr, c_int, c_void},
@@ -17,6 +18,7 @@ use std::{
 use rusqlite::{Connection, ffi};
 
 pub(crate) use maths::install as install_maths;
+pub(crate) use text::install as install_text;
 
 use crate::{ambient::Ambient, connection::LONGEST_VALUE, error::SqliteError, prepared::Prepared};
 
