@@ -434,6 +434,7 @@ fn open_database(
     let files = rq_sqlite::Options {
         readers_max: options.readers_max.unwrap_or(usize::MAX),
         faults: environment.database_files.clone(),
+        foreign_keys: options.foreign_keys,
         ..rq_sqlite::Options::new(directory.database(), directory.scratch())
     };
     let results = ResultLimits {

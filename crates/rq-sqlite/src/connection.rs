@@ -164,8 +164,10 @@ pub(crate) fn open_checkpointer(path: &Path, vfs: &Arc<Vfs>) -> Result<Guarded, 
 pub(crate) fn open_reader(
     path: &Path,
     vfs: &Arc<Vfs>,
+    foreign_keys: bool,
 ) -> Result<(Guarded, Arc<AtomicBool>), SqliteError> {
     let mut reader = open(path, OpenFlags::SQLITE_OPEN_READ_ONLY, vfs)?;
+    reader.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, foreign_keys)?;
     reader.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
     reader.pragma_update(None, "query_only", true)?;
     reader.pragma_update(None, "cache_size", -READER_CACHE_KIB)?;

@@ -41,6 +41,8 @@ pub struct Options {
     pub readers_max: usize,
     /// A disk that fails on command, for tests and simulations.
     pub faults: Option<Arc<FaultDisk>>,
+    /// What readers answer to `PRAGMA foreign_keys`; the writer takes it from each entry.
+    pub foreign_keys: bool,
 }
 
 impl Options {
@@ -51,6 +53,7 @@ impl Options {
             scratch: scratch.into(),
             readers_max: DEFAULT_READERS_MAX,
             faults: None,
+            foreign_keys: false,
         }
     }
 }
@@ -148,7 +151,7 @@ pub(crate) fn open_parts(options: &Options) -> Result<Parts, OpenError> {
     let gauge = WalGauge::default();
     gauge.follow(&mut writer).map_err(refuse)?;
     let checkpointer = Checkpointer::open(path, &reader_vfs, &gauge).map_err(refuse)?;
-    let readers = Readers::new(path.clone(), reader_vfs, options.readers_max);
+    let readers = Readers::new(path.clone(), reader_vfs, options.readers_max, options.foreign_keys);
     let opened = Opened { created: found.is_none(), state: found.unwrap_or_default() };
     let writer = WriterParts {
         state: State::new(&writer).map_err(refuse)?,

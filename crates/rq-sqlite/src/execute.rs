@@ -16,7 +16,8 @@ use rusqlite::ffi;
 
 use crate::{
     bind::Arguments,
-    budget, disk_full,
+    budget,
+    disk_full::{self, Allowance},
     entry::{Mode, Request, RequestOutcome, Settings, TimedOutcome},
     error::SqliteError,
     facts::{Facts, Pragma, Schema, Setting},
@@ -28,6 +29,9 @@ use crate::{
     statements::{ClientStatement, Refused, is_blank},
     transaction::{self, ClientTransaction},
 };
+
+/// What a page counts for when a statement spills into temporary files.
+const SPILL_PAGE_BYTES: u64 = 4096;
 
 /// One request being run.
 pub(crate) struct Execution<'a> {
@@ -246,7 +250,10 @@ impl<'a> Execution<'a> {
             self.session.warm_virtual_tables();
         }
         self.session.begin_steps(prepared, budget.steps)?;
+        // Counted in pages of the usual size, whatever the database's is.
+        let spill = Allowance::of(budget.pages.saturating_mul(SPILL_PAGE_BYTES));
         let collected = collect(prepared, shape, self.collector.as_mut());
+        drop(spill);
         prepared.reset();
         let seen = self.session.end_steps()?;
         facts.touch(seen.schema);

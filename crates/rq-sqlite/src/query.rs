@@ -188,6 +188,9 @@ impl Reader {
                 .statements
                 .take(&self.connection, rest)
                 .map_err(|error| self.control.explain(error))?;
+            if compiled.statement.as_ref().is_some_and(Prepared::is_explain) {
+                compiled = self.explain_anew(rest)?;
+            }
             *rest = rest.get(compiled.tail.max(1)..).unwrap_or_default();
             match &mut compiled.statement {
                 Some(statement) => {
@@ -201,6 +204,15 @@ impl Reader {
             }
         }
         Ok(None)
+    }
+
+    /// Compiles an EXPLAIN against the newest schema: run alone it never looks whether that changed.
+    fn explain_anew(&mut self, sql: &str) -> Result<Compiled, SqlError> {
+        let looked = self.look.step();
+        self.look.reset();
+        looked
+            .and_then(|_| Compiled::new(&self.connection, sql))
+            .map_err(|error| self.control.explain(error))
     }
 
     fn classify(&mut self, sql: &str) -> ReadOrWrite {

@@ -86,6 +86,8 @@ struct Pool {
     path: PathBuf,
     vfs: Arc<Vfs>,
     limit: usize,
+    /// What `PRAGMA foreign_keys` answers.
+    foreign_keys: bool,
     state: Mutex<State>,
     /// Signalled when a connection comes back, the hold ends or the pool closes.
     changed: Condvar,
@@ -110,6 +112,8 @@ pub(crate) struct Reader {
     pub(crate) begin: Prepared,
     pub(crate) commit: Prepared,
     pub(crate) rollback: Prepared,
+    /// Reads nothing, but makes the connection notice a changed schema.
+    pub(crate) look: Prepared,
     pub(crate) control: Arc<Control>,
     altered: Arc<AtomicBool>,
     pub(crate) connection: Guarded,
@@ -156,9 +160,10 @@ impl CancelFlag {
 }
 
 impl Readers {
-    pub(crate) fn new(path: PathBuf, vfs: Arc<Vfs>, limit: usize) -> Self {
+    pub(crate) fn new(path: PathBuf, vfs: Arc<Vfs>, limit: usize, foreign_keys: bool) -> Self {
         let (state, changed) = (Mutex::default(), Condvar::new());
-        Self { pool: Arc::new(Pool { path, vfs, limit: limit.max(1), state, changed }) }
+        let limit = limit.max(1);
+        Self { pool: Arc::new(Pool { path, vfs, limit, foreign_keys, state, changed }) }
     }
 
     /// How many connections are open and busy.
@@ -306,7 +311,8 @@ impl State {
 
 impl Reader {
     fn open(pool: &Pool, control: &Arc<Control>) -> Result<Self, SqliteError> {
-        let (mut connection, altered) = connection::open_reader(&pool.path, &pool.vfs)?;
+        let (mut connection, altered) =
+            connection::open_reader(&pool.path, &pool.vfs, pool.foreign_keys)?;
         let watch = Arc::clone(control);
         connection.progress_handler(STEPS_BETWEEN_LOOKS, Some(move || watch.must_stop()))?;
         Ok(Self {
@@ -314,6 +320,7 @@ impl Reader {
             begin: Prepared::internal(&connection, "BEGIN")?,
             commit: Prepared::internal(&connection, "COMMIT")?,
             rollback: Prepared::internal(&connection, "ROLLBACK")?,
+            look: Prepared::internal(&connection, "SELECT 1 FROM sqlite_schema LIMIT 0")?,
             control: Arc::clone(control),
             altered,
             connection,

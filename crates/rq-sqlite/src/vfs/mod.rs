@@ -33,7 +33,7 @@ use std::{
 
 use rusqlite::ffi;
 
-use crate::ambient::Ambient;
+use crate::{ambient::Ambient, disk_full::TEMPORARY_PREFIX};
 use faults::FaultDisk;
 
 /// Milliseconds from the beginning of the Julian period to 1970, SQLite's zero of time.
@@ -144,7 +144,7 @@ impl fmt::Debug for Vfs {
 /// The name of a temporary file; SQLite wants two NUL bytes behind it, in case it is searched for
 /// URI parameters.
 fn temporary_name(scratch: &Path, number: u64, slot: usize) -> io::Result<Box<[u8]>> {
-    let path = scratch.join(format!("temporary-{}-{number}-{slot}", std::process::id()));
+    let path = scratch.join(format!("{TEMPORARY_PREFIX}{}-{number}-{slot}", std::process::id()));
     let mut bytes = path.as_os_str().as_bytes().to_vec();
     if bytes.contains(&0) {
         return Err(io::Error::other("the scratch directory's path contains a NUL character"));
