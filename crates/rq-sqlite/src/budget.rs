@@ -1,8 +1,12 @@
-//! What one request may use up: VM steps of each statement, pages added to the database.
+//! What one request may use up: VM steps of all its statements, pages added to the database.
 //!
 //! Both limits end a statement at the same place on every node, because they count what the
 //! statement does and never time. Steps are counted by SQLite's progress handler, which looks every
-//! [`STEP_QUANTUM`] steps of a statement. Pages are limited by `max_page_count`, which must lie a
+//! [`STEP_QUANTUM`] steps of a statement, and never within one step: a step that calls a function
+//! or sorts takes as long as its values are large, however few steps are left. Values are bounded
+//! ([`LONGEST_VALUE`](crate::connection::LONGEST_VALUE)) and functions slower than linear replaced
+//! where that is known, so the time of a step has a bound, but a budget of steps is none of time.
+//! Pages are limited by `max_page_count`, which must lie a
 //! budget above the page count when the request begins. Setting it costs a compilation, so for most
 //! entries it is left at a lower value from before, a *guard*: whoever runs into the guard runs the
 //! entry again with the exact limits, so that guards, which depend on the connection's history,
@@ -35,6 +39,7 @@ pub(crate) struct StepBudget {
     armed: AtomicBool,
     exceeded: AtomicBool,
     looks_left: AtomicU64,
+    looks: AtomicU64,
 }
 
 impl StepBudget {
@@ -54,6 +59,7 @@ impl StepBudget {
     pub(crate) fn arm(&self, steps: u64) {
         self.exceeded.store(false, Ordering::Relaxed);
         self.looks_left.store(steps.div_ceil(STEP_QUANTUM), Ordering::Relaxed);
+        self.looks.store(0, Ordering::Relaxed);
         self.armed.store(steps > 0, Ordering::Relaxed);
     }
 
@@ -63,12 +69,19 @@ impl StepBudget {
         self.exceeded.load(Ordering::Relaxed)
     }
 
+    /// What a statement that took `own` steps by its counter has used since [`arm`](Self::arm), with
+    /// what ran beneath it. Only known of a statement that was limited.
+    pub(crate) fn used(&self, own: u64) -> u64 {
+        self.looks.load(Ordering::Relaxed) * STEP_QUANTUM + own % STEP_QUANTUM
+    }
+
     /// Whether the statement must end. One thread at a time uses the connection, so loading and
     /// storing need not be one operation.
     fn look(&self) -> bool {
         if !self.armed.load(Ordering::Relaxed) {
             return false;
         }
+        self.looks.store(self.looks.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         let left = self.looks_left.load(Ordering::Relaxed);
         if left == 0 {
             self.exceeded.store(true, Ordering::Relaxed);
@@ -135,10 +148,18 @@ impl PageLimit {
     }
 }
 
-/// The failure of a statement that used more steps than it may.
+/// The failure of a statement that used more steps than its request had left of `steps`.
 pub(crate) fn steps_exceeded(steps: u64, origin: Origin) -> SqlError {
     let message = format!(
-        "statement stopped: it needs more than {steps} steps, the limit of one statement's work"
+        "statement stopped: its request needs more than {steps} steps, the limit of one request's work"
+    );
+    SqlError { kind: ErrorKind::Budget, message, origin }
+}
+
+/// The failure of a statement whose request had no steps left of `steps` when it was to begin.
+pub(crate) fn steps_used_up(steps: u64, origin: Origin) -> SqlError {
+    let message = format!(
+        "statement not run: those before it used up {steps} steps, the limit of one request's work"
     );
     SqlError { kind: ErrorKind::Budget, message, origin }
 }
@@ -167,6 +188,18 @@ mod tests {
         assert_eq!(looks_until_stopped(1), 2);
         assert_eq!(looks_until_stopped(STEP_QUANTUM), 2);
         assert_eq!(looks_until_stopped(STEP_QUANTUM + 1), 3);
+    }
+
+    #[test]
+    fn looks_and_what_is_left_of_a_quantum_are_used() {
+        let budget = StepBudget::default();
+        budget.arm(10 * STEP_QUANTUM);
+        assert_eq!(budget.used(999), 999);
+        // Two looks of its own, one of a statement beneath it.
+        assert!((0..3).all(|_| !budget.look()));
+        assert_eq!(budget.used(2 * STEP_QUANTUM + 7), 3 * STEP_QUANTUM + 7);
+        budget.arm(10 * STEP_QUANTUM);
+        assert_eq!(budget.used(1), 1);
     }
 
     #[test]

@@ -44,7 +44,8 @@ pub struct Settings {
 /// What one request may use up before its running statement fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
-    /// VM steps of each statement; 0 is without limit.
+    /// VM steps of the request, over all its statements; 0 is without limit. Beyond, the statement
+    /// that is running fails and those behind it are not run.
     pub steps: u64,
     /// Pages the request may add to the database; 0 is without limit.
     pub pages: u64,

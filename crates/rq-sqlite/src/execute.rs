@@ -43,6 +43,8 @@ pub(crate) struct Execution<'a> {
     settings: Settings,
     /// How many statements were begun so far: what names a statement in the [`Plan`].
     statements_begun: usize,
+    /// Of the budget, if there is one.
+    steps_left: u64,
     transaction: ClientTransaction,
     /// `None` if nobody wants the results.
     collector: Option<Collector>,
@@ -70,6 +72,7 @@ impl<'a> Execution<'a> {
             number,
             settings,
             statements_begun: 0,
+            steps_left: settings.budget.steps,
             transaction: ClientTransaction::new(request.transaction),
             collector: limits.map(Collector::new),
         }
@@ -237,6 +240,10 @@ impl<'a> Execution<'a> {
         let Some(prepared) = &mut compiled.statement else { return Ok(self.done()) };
         let shape = Shape::of(self.request.mode, prepared, facts);
         let origin = self.origin(prepared);
+        let budget = self.settings.budget;
+        if budget.steps > 0 && self.steps_left == 0 {
+            return Ok(Err(budget::steps_used_up(budget.steps, origin)));
+        }
         let probe = match &facts.insert {
             Some(insert) if insert.has_rowids && facts.may_update_instead() => {
                 Some(self.session.watch_inserts(&insert.table)?)
@@ -245,17 +252,17 @@ impl<'a> Execution<'a> {
         };
         let refused_writes = disk_full::refused_writes();
         let failed_allocations = memory::failed_allocations();
-        let budget = self.settings.budget;
         if facts.uses_virtual_tables {
             self.session.warm_virtual_tables();
         }
-        self.session.begin_steps(prepared, budget.steps)?;
+        self.session.begin_steps(prepared, self.steps_left)?;
         // Counted in pages of the usual size, whatever the database's is.
         let spill = Allowance::of(budget.pages.saturating_mul(SPILL_PAGE_BYTES));
         let collected = collect(prepared, shape, self.collector.as_mut());
         drop(spill);
         prepared.reset();
-        let seen = self.session.end_steps()?;
+        let seen = self.session.end_steps(prepared)?;
+        self.steps_left = self.steps_left.saturating_sub(seen.steps_used);
         facts.touch(seen.schema);
         if facts.schema != Schema::Untouched {
             self.session.schema_changed();
@@ -273,6 +280,7 @@ impl<'a> Execution<'a> {
                 error: error.with_refused_size(failed_allocations),
                 refusal: seen.refusal,
                 steps_exceeded: seen.steps_exceeded,
+                steps_used: seen.steps_used,
                 disk_is_full: disk_full::refused_writes() != refused_writes,
                 origin,
             },
@@ -295,7 +303,7 @@ impl<'a> Execution<'a> {
 
     /// Decides what a failed step is: a result, a reason to begin again, or a failure of this node.
     fn failed(&mut self, failure: Failure, ordinal: usize) -> Result<Ran, Stop> {
-        let Failure { error, refusal, steps_exceeded, disk_is_full, origin } = failure;
+        let Failure { error, refusal, steps_exceeded, steps_used, disk_is_full, origin } = failure;
         let budget = self.settings.budget;
         let primary = error.primary();
         let ends_transaction = !self.session.is_in_transaction();
@@ -319,7 +327,7 @@ impl<'a> Execution<'a> {
         };
         if ends_transaction {
             let ends_client_transaction = primary == ffi::SQLITE_CONSTRAINT;
-            let culprit = Culprit { ordinal, error: result, ends_client_transaction };
+            let culprit = Culprit { ordinal, error: result, ends_client_transaction, steps_used };
             self.plan.add_culprit(self.number, culprit);
             return Err(Stop::Again);
         }
@@ -330,6 +338,7 @@ impl<'a> Execution<'a> {
     fn recorded_failure(&mut self, ordinal: usize) -> Result<Option<SqlError>, Stop> {
         let Some(culprit) = self.plan.failure_of(self.number, ordinal) else { return Ok(None) };
         let error = culprit.error.clone();
+        self.steps_left = self.steps_left.saturating_sub(culprit.steps_used);
         if culprit.ends_client_transaction && !self.request.transaction {
             self.transaction.abandon(self.session)?;
         }
@@ -374,6 +383,7 @@ struct Failure {
     error: SqliteError,
     refusal: Option<String>,
     steps_exceeded: bool,
+    steps_used: u64,
     disk_is_full: bool,
     origin: Origin,
 }

@@ -41,6 +41,8 @@ pub(crate) struct Culprit {
     /// Whether a client with a connection of its own would have lost its transaction by it, as
     /// ROLLBACK conflicts do. Budgets end only the statement.
     pub(crate) ends_client_transaction: bool,
+    /// How many VM steps it used, which count as used although it is not run again.
+    pub(crate) steps_used: u64,
 }
 
 /// Why an attempt to apply an entry ended early.
@@ -85,6 +87,7 @@ impl Plan {
             ordinal,
             error: too_many(),
             ends_client_transaction: false,
+            steps_used: 0,
         })
     }
 }

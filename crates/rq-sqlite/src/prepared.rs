@@ -250,6 +250,11 @@ impl Prepared {
         self.status(ffi::SQLITE_STMTSTATUS_VM_STEP, true);
     }
 
+    /// How many VM steps were taken since [`reset_steps`](Self::reset_steps), modulo 2³².
+    pub(crate) fn steps(&self) -> u64 {
+        u64::from(self.status(ffi::SQLITE_STMTSTATUS_VM_STEP, false).cast_unsigned())
+    }
+
     fn status(&self, counter: c_int, reset: bool) -> c_int {
         // SAFETY: the statement is alive.
         unsafe { ffi::sqlite3_stmt_status(self.raw(), counter, c_int::from(reset)) }

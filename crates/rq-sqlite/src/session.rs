@@ -95,6 +95,8 @@ pub(crate) struct RunSeen {
     pub(crate) refusal: Option<String>,
     /// Whether it was stopped because it needed too many steps.
     pub(crate) steps_exceeded: bool,
+    /// How many steps it used, if it was limited.
+    pub(crate) steps_used: u64,
 }
 
 /// What an upsert did: whether it inserted, and the rowid it inserted last.
@@ -327,7 +329,7 @@ impl Session {
         self.transaction_touched_schema = true;
     }
 
-    /// Switches to running a client's statement, under a budget of steps.
+    /// Switches to running a client's statement, under a budget of steps; 0 is no limit.
     pub(crate) fn begin_steps(
         &mut self,
         prepared: &mut Prepared,
@@ -343,13 +345,14 @@ impl Session {
     }
 
     /// Switches back to our own statements.
-    pub(crate) fn end_steps(&mut self) -> Result<RunSeen, SqliteError> {
+    pub(crate) fn end_steps(&mut self, prepared: &Prepared) -> Result<RunSeen, SqliteError> {
         let steps_exceeded = self.steps.disarm();
+        let steps_used = self.steps.used(prepared.steps());
         let Seen { facts, refusal } = self.watch.end();
         if self.request_page_limit.is_some() {
             self.pages.lift(&self.connection)?;
         }
-        Ok(RunSeen { schema: facts.schema, refusal, steps_exceeded })
+        Ok(RunSeen { schema: facts.schema, refusal, steps_exceeded, steps_used })
     }
 
     /// Watches what is inserted into `table` until [`unwatch_inserts`](Self::unwatch_inserts).
