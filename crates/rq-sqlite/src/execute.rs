@@ -24,7 +24,7 @@ use crate::{
     memory,
     plan::{Culprit, Plan, Stop},
     prepared::Prepared,
-    rows::{Collected, Collector, ResultLimits},
+    rows::{Collected, Collector},
     session::Session,
     statements::{ClientStatement, Refused, is_blank},
     transaction::{self, ClientTransaction},
@@ -47,7 +47,7 @@ pub(crate) struct Execution<'a> {
     steps_left: u64,
     transaction: ClientTransaction,
     /// `None` if nobody wants the results.
-    collector: Option<Collector>,
+    collector: Option<&'a mut Collector>,
 }
 
 /// What a statement or statement string gave. An outcome that is an error here is a result that
@@ -55,16 +55,18 @@ pub(crate) struct Execution<'a> {
 type Ran = Result<Outcome, SqlError>;
 
 impl<'a> Execution<'a> {
-    /// Prepares to run request `number` of the entry. Results are collected within `limits`, or not
-    /// at all.
+    /// Prepares to run request `number` of the entry. Results go through `collector`, or nowhere.
     pub(crate) fn new(
         session: &'a mut Session,
         plan: &'a mut Plan,
         request: &'a Request,
         number: usize,
         settings: Settings,
-        limits: Option<ResultLimits>,
+        mut collector: Option<&'a mut Collector>,
     ) -> Self {
+        if let Some(collector) = &mut collector {
+            collector.begin_request();
+        }
         Self {
             session,
             plan,
@@ -74,7 +76,7 @@ impl<'a> Execution<'a> {
             statements_begun: 0,
             steps_left: settings.budget.steps,
             transaction: ClientTransaction::new(request.transaction),
-            collector: limits.map(Collector::new),
+            collector,
         }
     }
 
@@ -258,7 +260,7 @@ impl<'a> Execution<'a> {
         self.session.begin_steps(prepared, self.steps_left)?;
         // Counted in pages of the usual size, whatever the database's is.
         let spill = Allowance::of(budget.pages.saturating_mul(SPILL_PAGE_BYTES));
-        let collected = collect(prepared, shape, self.collector.as_mut());
+        let collected = collect(prepared, shape, self.collector.as_deref_mut());
         drop(spill);
         prepared.reset();
         let seen = self.session.end_steps(prepared)?;

@@ -7,13 +7,15 @@ use rq_sql::{ErrorKind, Origin, Outcome, Rows, SqlError, ValueRef};
 
 use crate::{error::SqliteError, prepared::Prepared};
 
-/// How large the results of one request may be together. Beyond, the results of statements that
-/// follow are replaced by an error that says so; the statements run all the same.
+/// How large the results of one request, and of all requests of an entry, may be together. Beyond,
+/// the results of statements that follow are replaced by an error that says so; the statements run
+/// all the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResultLimits {
-    /// Rows.
+    /// Rows of one request.
     pub rows: u64,
-    /// Bytes: of text and blobs their length, of anything else 8.
+    /// Bytes of one request, and of what is kept for all requests of an entry until it is committed:
+    /// of text and blobs their length, but of each value at least 8.
     pub bytes: u64,
 }
 
@@ -24,12 +26,16 @@ impl Default for ResultLimits {
     }
 }
 
-/// Collects the results of one request.
+/// Collects the results of one entry, request after request.
 #[derive(Debug)]
 pub(crate) struct Collector {
     limits: ResultLimits,
+    /// Rows of the request.
     rows: u64,
+    /// Bytes of the request.
     bytes: u64,
+    /// Bytes of the entry's results so far but those left out.
+    kept: u64,
 }
 
 /// What a statement yielded.
@@ -42,9 +48,15 @@ pub(crate) enum Collected {
 }
 
 impl Collector {
-    /// Of a request that begins.
+    /// Of an entry that begins.
     pub(crate) fn new(limits: ResultLimits) -> Self {
-        Self { limits, rows: 0, bytes: 0 }
+        Self { limits, rows: 0, bytes: 0, kept: 0 }
+    }
+
+    /// Begins the next request.
+    pub(crate) fn begin_request(&mut self) {
+        self.rows = 0;
+        self.bytes = 0;
     }
 
     /// Steps a statement to its end.
@@ -54,12 +66,13 @@ impl Collector {
     pub(crate) fn collect(&mut self, prepared: &mut Prepared) -> Result<Collected, SqliteError> {
         let mut rows = Vec::new();
         let mut too_large = None;
+        let bytes_before = self.bytes;
         let columns = prepared.column_count();
         while prepared.step()? {
             if too_large.is_some() {
                 continue;
             }
-            too_large = self.count(prepared, columns);
+            too_large = self.count(prepared, columns, bytes_before);
             if too_large.is_some() {
                 rows = Vec::new();
                 continue;
@@ -68,38 +81,49 @@ impl Collector {
         }
         let writes = !prepared.is_read_only();
         Ok(Collected::Rows(match too_large {
-            None => Outcome::Rows(Rows { columns: prepared.columns().to_vec(), rows }),
-            Some(limit) => Outcome::Error(too_large_error(&limit, writes)),
+            None => {
+                self.kept += self.bytes - bytes_before;
+                Outcome::Rows(Rows { columns: prepared.columns().to_vec(), rows })
+            }
+            Some(reason) => Outcome::Error(too_large_error(&reason, writes)),
         }))
     }
 
-    /// Counts the current row, and says which limit it exceeds.
-    fn count(&mut self, prepared: &Prepared, columns: usize) -> Option<String> {
+    /// Counts the current row of a statement before which the request had so many bytes, and says which
+    /// limit it exceeds.
+    fn count(&mut self, prepared: &Prepared, columns: usize, before: u64) -> Option<String> {
         self.rows += 1;
         self.bytes += (0..columns).map(|column| size_of(prepared.value(column))).sum::<u64>();
         let ResultLimits { rows, bytes } = self.limits;
         if self.rows > rows {
-            return Some(format!("{rows} rows"));
+            return Some(format!("the request's results exceed {rows} rows"));
         }
-        (self.bytes > bytes).then(|| format!("{bytes} bytes"))
+        if self.bytes > bytes {
+            return Some(format!("the request's results exceed {bytes} bytes"));
+        }
+        (self.kept + self.bytes - before > bytes).then(|| {
+            format!(
+                "the results of the requests applied together with this one exceed {bytes} bytes"
+            )
+        })
     }
 }
 
-/// What a value without bytes of its own counts.
+/// What a value counts at least.
 const FIXED_SIZE: u64 = 8;
 
 fn size_of(value: ValueRef<'_>) -> u64 {
     match value {
-        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => bytes.len() as u64,
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => (bytes.len() as u64).max(FIXED_SIZE),
         ValueRef::Null | ValueRef::Integer(_) | ValueRef::Real(_) => FIXED_SIZE,
     }
 }
 
-fn too_large_error(limit: &str, writes: bool) -> SqlError {
+fn too_large_error(reason: &str, writes: bool) -> SqlError {
     let message = if writes {
-        format!("done, but its result is left out: the request's results exceed {limit}")
+        format!("done, but its result is left out: {reason}")
     } else {
-        format!("result too large: the request's results exceed {limit}")
+        format!("result too large: {reason}")
     };
     let origin = if writes { Origin::Write } else { Origin::Read };
     SqlError { kind: ErrorKind::ResultTooLarge, message, origin }

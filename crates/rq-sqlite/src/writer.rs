@@ -20,7 +20,7 @@ use crate::{
     memory,
     plan::{Plan, Stop},
     readers::Readers,
-    rows::ResultLimits,
+    rows::{Collector, ResultLimits},
     session::Session,
     state::{PendingVacuum, State},
 };
@@ -28,7 +28,7 @@ use crate::{
 /// How a writer is set up. Nothing here can change what entries do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WriterOptions {
-    /// How large the results of one request may be.
+    /// How large the results of a request and of an entry may be.
     pub results: ResultLimits,
     /// How many compiled statements of clients are kept; beyond, the least recently used go.
     pub cached_statements: usize,
@@ -200,10 +200,13 @@ impl Writer {
         if !plan.exact_pages {
             self.session.guard_pages(budget)?;
         }
+        let mut collector = limits.map(Collector::new);
         let mut outcomes = Vec::with_capacity(requests.len());
         for (number, request) in requests.iter().enumerate() {
             let session = &mut self.session;
-            let execution = Execution::new(session, plan, request, number, entry.settings, limits);
+            let collector = collector.as_mut();
+            let execution =
+                Execution::new(session, plan, request, number, entry.settings, collector);
             outcomes.push(execution.run()?);
         }
         self.state.set_applied(entry.id)?;

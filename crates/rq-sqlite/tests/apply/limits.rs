@@ -61,6 +61,25 @@ fn bytes_are_counted_over_the_whole_request() {
 }
 
 #[test]
+fn bytes_are_bounded_over_the_requests_of_an_entry_too() {
+    let mut engine = limited(u64::MAX, 1000);
+    let row = "INSERT INTO t VALUES (zeroblob(400)) RETURNING a";
+    let large = "SELECT zeroblob(2000)";
+    let requests = vec![unified(&[large]), unified(&[row]), unified(&[row]), unified(&[row])];
+    let mut applied = engine.apply(&Item::requests(requests)).requests;
+    let mut outcome = |request: usize| applied[request].results.remove(0).outcome;
+    // What is left out takes no room from the others.
+    assert!(error(&outcome(0)).1.contains("the request's results exceed 1000 bytes"));
+    assert!(matches!(outcome(1), Outcome::Rows(_)));
+    assert!(matches!(outcome(2), Outcome::Rows(_)));
+    let last = outcome(3);
+    let (kind, message) = error(&last);
+    assert_eq!(kind, ErrorKind::ResultTooLarge);
+    assert!(message.starts_with("done") && message.contains("together"), "{message}");
+    assert_eq!(count(&mut engine), Value::Integer(3));
+}
+
+#[test]
 fn results_nobody_wants_are_not_built_and_change_nothing() {
     let (mut wanted, mut unwanted) = (limited(10, 100), limited(10, 100));
     let item = Item::requests(vec![
