@@ -401,7 +401,7 @@ fn statements_that_fill_memory() {
 #[test]
 fn json_beyond_what_sqlite_allocates_is_an_error_of_its_statement() {
     // SQLite reports "out of memory" here although there is plenty: on every node, each time.
-    let victim = Victim::with(&["-limit-request-time=20s", "-limit-query-time=20s"]);
+    let victim = Victim::with(&["-limit-request-time=3m", "-limit-query-time=3m"]);
     let sql = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) \
                SELECT length(json_group_array(hex(zeroblob(100000)))) FROM c";
     let answer = victim.post("/db/query", &[sql]);

@@ -93,6 +93,7 @@ async fn serve(
 ) -> Result<(), String> {
     tell_start(invocation, &config);
     refuse_peers(&config).await?;
+    tell_state(&config);
     let users = users(config.credentials.as_deref())?;
     let tls = match &config.http.tls {
         Some(options) => Some(Arc::new(
@@ -133,8 +134,8 @@ async fn serve(
     outcome
 }
 
-async fn open_store(config: &Config) -> Result<Node, String> {
-    let failed = |error: &dyn std::fmt::Display| format!("failed to open store: {error}");
+/// Says whether the data directory has been used before.
+fn tell_state(config: &Config) {
     let directory = &config.data_directory;
     let state = if directory.join("node.json").exists() {
         "preexisting node state detected in"
@@ -142,11 +143,10 @@ async fn open_store(config: &Config) -> Result<Node, String> {
         "no preexisting node state detected in"
     };
     tracing::info!("{state} {}", directory.display());
-    tracing::info!(
-        component = "store",
-        "ensuring data directory exists at {}",
-        directory.display()
-    );
+}
+
+async fn open_store(config: &Config) -> Result<Node, String> {
+    let failed = |error: &dyn std::fmt::Display| format!("failed to open store: {error}");
     let node = Node::open(node_options(config), Environment::real())
         .await
         .map_err(|error| failed(&Chain(&error)))?;

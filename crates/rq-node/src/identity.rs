@@ -59,6 +59,11 @@ pub(crate) fn tell(options: &Options, who: &Who) {
         who.name,
         options.raft_addr
     );
+    tracing::info!(
+        component = "store",
+        "ensuring data directory exists at {}",
+        options.directory.display()
+    );
 }
 
 /// A random number that is not 0 and fits a signed integer, which some tools print.
