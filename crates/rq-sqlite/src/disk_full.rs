@@ -142,7 +142,7 @@ fn place(file: libc::c_int) -> Option<(&'static AtomicU64, u64)> {
 fn beyond_allowance(file: libc::c_int, count: usize) -> bool {
     let left = TEMPORARY_LEFT.get();
     if left == u64::MAX
-        || !place(file).is_some_and(|(word, bit)| word.load(Ordering::Relaxed) & bit != 0)
+        || place(file).is_none_or(|(word, bit)| word.load(Ordering::Relaxed) & bit == 0)
     {
         return false;
     }
