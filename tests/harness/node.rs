@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// What a node without others logs when it can write.
-const READY_LINE: &str = "is now Leader";
+const READY_LINE: &str = "node HTTP API available at";
 
 /// How long a node may take to become ready or to stop before the test fails. Not a measurement:
 /// only far enough out that nothing but a hang gets there.
