@@ -1,7 +1,7 @@
 //! Request bodies: lists of statements with their parameters, as JSON or as plain text.
 //!
-//! [`decode`] accepts exactly what the API documents and reports errors in the order a parser
-//! meets them that reads from left to right; [`encode`] is its inverse.
+//! [`decode()`] accepts exactly what the API documents and reports errors in the order a parser
+//! meets them that reads from left to right; [`encode()`] is its inverse.
 
 mod decode;
 mod encode;
