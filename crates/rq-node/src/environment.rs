@@ -11,6 +11,8 @@ use std::{
 
 use rq_storage::{Execution, Files, RealFiles};
 
+use crate::internode::{Network, NoNetwork};
+
 /// The wall clock.
 pub trait Clock: Send + Sync + Debug {
     /// Milliseconds since 1970. May step back, as on any machine.
@@ -36,10 +38,12 @@ pub struct Environment {
     pub database_files: Option<Arc<rq_sqlite::FaultDisk>>,
     /// Whether flusher, applier and checkpointer have threads of their own or run inline.
     pub execution: Execution,
+    /// The way to the other nodes.
+    pub network: Arc<dyn Network>,
 }
 
 impl Environment {
-    /// The machine's own clock, randomness and files, with threads.
+    /// The machine's own clock, randomness and files, with threads; no network.
     pub fn real() -> Self {
         Self {
             clock: Arc::new(SystemClock),
@@ -47,6 +51,7 @@ impl Environment {
             files: Arc::new(RealFiles),
             database_files: None,
             execution: Execution::Threads,
+            network: Arc::new(NoNetwork),
         }
     }
 }

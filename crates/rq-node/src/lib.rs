@@ -26,6 +26,8 @@
 
 mod node;
 
+pub mod internode;
+
 mod read;
 mod write;
 
