@@ -15,8 +15,8 @@
 //! - `show NAME…` prints these headers of all later answers (`-` if absent); without arguments none.
 //! - `shape TARGET` prints the paths and types of a JSON answer instead of its values.
 //! - `keys TARGET` prints the keys of a JSON object, sorted.
-//! - `node FLAG…` goes on with a fresh node with these flags; with the tag `[errors]` it may log
-//!   errors. `restart` starts it again.
+//! - `node FLAG…` goes on with a fresh node with these flags. `restart` starts it again. No node may
+//!   log an error: whatever a client sends is its own business.
 //! - `file NAME CONTENT` writes a file beside the data directory; `{{dir}}` in a flag is that place.
 //!
 //! What differs from run to run is masked: addresses, times, log indexes, sequence numbers.
@@ -213,14 +213,10 @@ impl Runner {
         Ok(answer.json())
     }
 
-    fn start_own(&mut self, flags: &[String], errors_expected: bool) {
+    fn start_own(&mut self, flags: &[String]) {
         let place = self.files.path().to_str().unwrap().to_owned();
         let flags = flags.iter().map(|flag| flag.replace("{{dir}}", &place));
-        let mut builder = Node::builder().flags(flags);
-        if errors_expected {
-            builder = builder.errors_expected();
-        }
-        self.own = Some(builder.start());
+        self.own = Some(Node::builder().flags(flags).start());
     }
 }
 
@@ -273,7 +269,7 @@ impl goldenscript::Runner for Runner {
                 Ok(keys.join(" "))
             }
             "node" => {
-                self.start_own(&arguments, context.tags.contains("errors"));
+                self.start_own(&arguments);
                 Ok(String::new())
             }
             "restart" => {

@@ -215,11 +215,16 @@ impl Worker {
     fn settle(&self, item: Item, result: Result<(), Error>) {
         if let Err(error) = &result {
             self.metrics.queued_dropped.increment();
-            tracing::error!(
-                "queued write {} is given up with {} statements: {error}",
-                item.sequence,
-                item.statements.len()
-            );
+            let (sequence, statements) = (item.sequence, item.statements.len());
+            if is_clients_fault(error) {
+                tracing::warn!(
+                    "queued write {sequence} is given up with {statements} statements: {error}"
+                );
+            } else {
+                tracing::error!(
+                    "queued write {sequence} is given up with {statements} statements: {error}"
+                );
+            }
         }
         self.processed.fetch_max(item.sequence, Ordering::Relaxed);
         // Nobody may be waiting.
@@ -306,6 +311,11 @@ impl Worker {
 /// Whether the same batch may succeed later on this node, without danger of being done twice.
 fn may_pass(error: &Error) -> bool {
     error.is_retryable() && !matches!(error, Error::ShuttingDown | Error::Stopped(_))
+}
+
+/// Whether no node could ever have run it: nothing an operator has to look after.
+fn is_clients_fault(error: &Error) -> bool {
+    matches!(error, Error::DisallowedPragma | Error::Request(_) | Error::TooLarge { .. })
 }
 
 async fn until(deadline: Option<Instant>) {

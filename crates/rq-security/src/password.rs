@@ -5,6 +5,8 @@
 //! - An Argon2id hash costs tens of milliseconds and some megabytes per attempt. So attempts
 //!   run a few at a time, a bounded number waits, and a success is remembered under a keyed
 //!   digest of hash and password. Failures are never remembered.
+//! - Who presents a name nobody has must wait as long as who presents a wrong password, or the time
+//!   of an answer would tell which names exist: a decoy costs what the costliest hash costs.
 //!
 //! The key is drawn at start and never leaves the process. Nothing here holds a password longer
 //! than the call that presents it.
@@ -38,6 +40,29 @@ pub(crate) enum Secret {
     Plain(hmac::Tag),
     /// The text of an Argon2id hash, checked when it was read.
     Hash(String),
+    /// The same, as something to fail on: it costs a hash and never matches.
+    Decoy(String),
+}
+
+impl Secret {
+    /// What verifying it costs, to compare with others: memory times passes; 0 without a hash.
+    pub(crate) fn cost(&self) -> u64 {
+        match self {
+            Self::Plain(_) => 0,
+            Self::Hash(text) | Self::Decoy(text) => PasswordHash::new(text)
+                .ok()
+                .and_then(|hash| Params::try_from(&hash).ok())
+                .map_or(0, |params| u64::from(params.m_cost()) * u64::from(params.t_cost())),
+        }
+    }
+
+    /// A decoy that costs what this one costs; none if that is nothing.
+    pub(crate) fn decoy(&self) -> Option<Self> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Hash(text) | Self::Decoy(text) => Some(Self::Decoy(text.clone())),
+        }
+    }
 }
 
 /// What verifying a presented password led to.
@@ -103,6 +128,7 @@ impl Verifier {
                     Verdict::NeedsHash
                 }
             }
+            Secret::Decoy(_) => Verdict::NeedsHash,
         }
     }
 
@@ -110,15 +136,20 @@ impl Verifier {
     /// before it take.
     pub(crate) fn verify(&self, secret: &Secret, presented: &str) -> Verdict {
         let verdict = self.verify_at_once(secret, presented);
-        let (Verdict::NeedsHash, Secret::Hash(text)) = (verdict, secret) else { return verdict };
+        let (Verdict::NeedsHash, Secret::Hash(text) | Secret::Decoy(text)) = (verdict, secret)
+        else {
+            return verdict;
+        };
         let Some(_turn) = self.gate.enter() else { return Verdict::Busy };
         // Clients often open many connections with the same password at once; whoever waited
         // may find the work done.
         let digest = self.digest(text, presented);
-        if lock(&self.remembered).contains(&digest) {
+        let is_decoy = matches!(secret, Secret::Decoy(_));
+        if !is_decoy && lock(&self.remembered).contains(&digest) {
             return Verdict::Match;
         }
-        if Argon2::default().verify_password(presented.as_bytes(), text.as_str()).is_err() {
+        let verified = Argon2::default().verify_password(presented.as_bytes(), text.as_str());
+        if verified.is_err() || is_decoy {
             return Verdict::Mismatch;
         }
         let mut remembered = lock(&self.remembered);
@@ -233,6 +264,26 @@ mod tests {
             Verdict::NeedsHash,
             "what one user proved proves nothing for another"
         );
+    }
+
+    #[test]
+    fn a_decoy_costs_what_its_hash_costs_and_never_matches() {
+        let verifier = Verifier::new().unwrap();
+        let secret = verifier.store(&hash("secret", b"0123456789abcdef")).unwrap();
+        let decoy = secret.decoy().expect("a hash has a decoy");
+        assert_eq!((secret.cost(), decoy.cost()), (64, 64));
+        assert_eq!(verifier.verify(&secret, "secret"), Verdict::Match);
+        for presented in ["secret", "wrong"] {
+            assert_eq!(verifier.verify_at_once(&decoy, presented), Verdict::NeedsHash);
+            assert_eq!(verifier.verify(&decoy, presented), Verdict::Mismatch);
+        }
+        // It stands in the same queue, so it is computed.
+        *lock(&verifier.gate.state) =
+            Occupancy { running: HASHES_RUNNING_MAX, waiting: HASHES_WAITING_MAX };
+        assert_eq!(verifier.verify(&decoy, "wrong"), Verdict::Busy);
+        let plain = verifier.store("plain").unwrap();
+        assert_eq!(plain.cost(), 0);
+        assert!(plain.decoy().is_none());
     }
 
     #[test]

@@ -64,6 +64,9 @@ struct Source {
 #[derive(Default)]
 struct Table {
     everybody: Permissions,
+    /// What a wrong name or a wrong plaintext password is verified against, if any password of the
+    /// file is a hash: the costliest of them.
+    decoy: Option<Secret>,
     users: HashMap<String, User>,
 }
 
@@ -129,11 +132,20 @@ impl Users {
             return Some(Decision::Allow);
         }
         let Some(credentials) = credentials else { return Some(Decision::Deny) };
-        let Some(user) = table.users.get(credentials.username()) else {
-            return Some(Decision::Deny);
-        };
-        match verify(&source.verifier, &user.secret, credentials.password()) {
-            Verdict::Match if user.permissions.allow(permission) => Some(Decision::Allow),
+        let verify = |secret| verify(&source.verifier, secret, credentials.password());
+        let user = table.users.get(credentials.username());
+        let mut verdict = user.map_or(Verdict::Mismatch, |user| verify(&user.secret));
+        // The time of a refusal must not tell whether there is such a user.
+        if verdict == Verdict::Mismatch
+            && user.is_none_or(|user| matches!(user.secret, Secret::Plain(_)))
+            && let Some(decoy) = &table.decoy
+        {
+            verdict = verify(decoy);
+        }
+        match verdict {
+            Verdict::Match if user.is_some_and(|user| user.permissions.allow(permission)) => {
+                Some(Decision::Allow)
+            }
             Verdict::Match | Verdict::Mismatch => Some(Decision::Deny),
             Verdict::Busy => Some(Decision::Busy),
             Verdict::NeedsHash => None,
@@ -190,6 +202,8 @@ fn load(path: &Path, verifier: &Verifier) -> Result<Table, Error> {
         let user = User { secret, permissions: entry.permissions };
         table.users.insert(entry.username.to_owned(), user);
     }
+    let costliest = table.users.values().map(|user| &user.secret).max_by_key(|one| one.cost());
+    table.decoy = costliest.and_then(Secret::decoy);
     Ok(table)
 }
 

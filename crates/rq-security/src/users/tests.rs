@@ -179,6 +179,40 @@ fn a_hashed_password_works_and_the_hash_itself_does_not() {
 }
 
 #[test]
+fn a_refusal_takes_a_hash_whether_or_not_there_is_such_a_user() {
+    let json = format!(
+        r#"[{{"username": "hashed", "password": "{HASH_OF_SESAME}", "perms": ["query"]}},
+            {{"username": "plain", "password": "p", "perms": ["query"]}}]"#
+    );
+    let fixture = open(&json).unwrap();
+    let at_once = |name: &str, word: &str| {
+        let credentials = Credentials::new(name, word);
+        fixture.users.check_at_once(credentials.as_ref(), Permission::Query)
+    };
+    assert!(fixture.allows("hashed:sesame", Permission::Query));
+    // Neither a wrong word nor one that another user has proved makes a difference.
+    for (name, word) in [
+        ("hashed", "x"),
+        ("plain", "x"),
+        ("plain", "sesame"),
+        ("nobody", "x"),
+        ("nobody", "sesame"),
+    ] {
+        assert_eq!(at_once(name, word), None, "{name}:{word} takes a hash");
+        assert_eq!(fixture.ask(&format!("{name}:{word}"), Permission::Query), Decision::Deny);
+        assert_eq!(at_once(name, word), None, "{name}:{word} takes a hash each time");
+    }
+    assert_eq!(at_once("plain", "p"), Some(Decision::Allow), "who is right need not wait");
+    fs::write(&fixture.path, r#"[{"username": "plain", "password": "p", "perms": ["query"]}]"#)
+        .unwrap();
+    assert_eq!(
+        at_once("nobody", "x"),
+        Some(Decision::Deny),
+        "where nothing is hashed nobody waits"
+    );
+}
+
+#[test]
 fn a_changed_file_counts_from_the_next_check_on() {
     let fixture = open(r#"[{"username": "a", "password": "p", "perms": ["query"]}]"#).unwrap();
     assert!(fixture.allows("a:p", Permission::Query));
