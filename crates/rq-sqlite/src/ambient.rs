@@ -17,8 +17,13 @@ use std::{
     },
 };
 
+use crate::prng;
+
 /// Bytes of one block of the generator.
 const BLOCK: usize = 64;
+
+/// Where the key stands in the state.
+const KEY_WORDS: std::ops::Range<usize> = 4..12;
 
 /// Fills the key behind seed and request number, so that the stream is ours alone.
 const DOMAIN: [u32; 2] = [u32::from_le_bytes(*b"rq:r"), u32::from_le_bytes(*b"and1")];
@@ -67,6 +72,14 @@ impl Ambient {
     /// The connection's total of changes when the request began.
     pub(crate) fn total_changes_before(&self) -> i64 {
         self.total_changes_before.load(Ordering::Relaxed)
+    }
+
+    /// What the numbers SQLite draws for itself follow from. Costs nothing, and draws nothing from the
+    /// request's generator.
+    pub(crate) fn engine_key(&self) -> u64 {
+        let generator = self.generator();
+        let words = generator.state[KEY_WORDS].iter();
+        words.fold(0, |sum, word| prng::mix(sum ^ u64::from(*word)))
     }
 
     /// Fills `bytes` from the request's generator.
@@ -132,7 +145,7 @@ impl Generator {
 fn initial_state(key: [u32; 8]) -> [u32; 16] {
     let mut state = [0; 16];
     state[..4].copy_from_slice(&[0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574]);
-    state[4..12].copy_from_slice(&key);
+    state[KEY_WORDS].copy_from_slice(&key);
     state
 }
 

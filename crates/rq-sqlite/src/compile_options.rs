@@ -132,10 +132,11 @@ pub fn sqlite_version() -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::plain_connection;
 
     #[test]
     fn the_library_of_this_build_is_the_expected_one() {
-        let connection = Connection::open_in_memory().unwrap();
+        let connection = plain_connection();
         check(&connection).unwrap();
         let foreign_keys: i64 =
             connection.pragma_query_value(None, "foreign_keys", |row| row.get(0)).unwrap();

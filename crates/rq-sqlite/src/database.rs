@@ -20,7 +20,7 @@ use crate::{
     connection::{self, Guarded},
     error::{LocalError, LocalKind, OpenError, SqliteError},
     functions::RequestStart,
-    memory,
+    memory, prng,
     readers::Readers,
     state::{self, State, StoredState},
     vfs::{Vfs, faults::FaultDisk},
@@ -126,7 +126,7 @@ pub(crate) struct WriterParts {
 /// See [`OpenError`]. A file that is not ours is left as it is.
 pub(crate) fn open_parts(options: &Options) -> Result<Parts, OpenError> {
     let path = &options.path;
-    memory::install();
+    prepare_library()?;
     let refuse = |error: SqliteError| error.into_open_error(path, "opening the database");
     let probe = rusqlite::Connection::open_in_memory().map_err(|error| refuse(error.into()))?;
     compile_options::check(&probe)?;
@@ -162,6 +162,18 @@ pub(crate) fn open_parts(options: &Options) -> Result<Parts, OpenError> {
         connection: writer,
     };
     Ok(Parts { writer, readers, checkpointer, opened })
+}
+
+/// Sets up what all connections of the process share, once. Must come before SQLite is used.
+///
+/// # Errors
+/// It was used before: then numbers it draws would differ between nodes.
+pub(crate) fn prepare_library() -> Result<(), OpenError> {
+    memory::install();
+    if prng::install() {
+        return Ok(());
+    }
+    Err(OpenError::Build("SQLite was used before the first database was opened".to_owned()))
 }
 
 /// Makes the scratch directory and the database file, if they are missing, for their owner alone.

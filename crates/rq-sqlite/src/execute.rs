@@ -260,8 +260,9 @@ impl<'a> Execution<'a> {
         self.session.begin_steps(prepared, self.steps_left)?;
         // Counted in pages of the usual size, whatever the database's is.
         let spill = Allowance::of(budget.pages.saturating_mul(SPILL_PAGE_BYTES));
+        let draws = self.session.determine_draws();
         let collected = collect(prepared, shape, self.collector.as_deref_mut());
-        drop(spill);
+        drop((spill, draws));
         prepared.reset();
         let seen = self.session.end_steps(prepared)?;
         self.steps_left = self.steps_left.saturating_sub(seen.steps_used);

@@ -37,7 +37,8 @@
 //!
 //! Statements are replicated, not pages. So nothing a statement can see on the writer may differ
 //! between nodes: time comes from the entry through a file system of our own (`vfs`), randomness and
-//! counters through functions of our own (`functions`), all settings are fixed (`connection`), the
+//! counters through functions of our own (`functions`), what SQLite draws for itself through a generator
+//! we seed (`prng`), all settings are fixed (`connection`), the
 //! library is checked (`compile_options`), and what would tell one node from another is refused
 //! (`authorizer`). What remains is this node's own bad luck (a full disk, an I/O error, no memory): it
 //! is never a result, but rolls the entry back to be tried again (`error` sorts the two, `disk_full`
@@ -75,6 +76,7 @@ mod pages;
 mod plan;
 mod pragma;
 mod prepared;
+mod prng;
 mod query;
 mod readers;
 mod rows;

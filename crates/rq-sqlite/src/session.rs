@@ -23,6 +23,7 @@ use crate::{
     foreign_keys,
     functions::RequestStart,
     prepared::Prepared,
+    prng::Determined,
     statements::{ClientStatement, ClientStatements, Refused},
 };
 
@@ -342,6 +343,12 @@ impl Session {
         self.watch.begin(Phase::Run);
         self.steps.arm(steps);
         Ok(())
+    }
+
+    /// What SQLite draws for itself follows from the entry until the value returned is dropped.
+    pub(crate) fn determine_draws(&self) -> Determined<'_> {
+        let ambient = &self.ambient;
+        Determined::begin(&self.connection, ambient.engine_key(), ambient.total_changes_before())
     }
 
     /// Switches back to our own statements.

@@ -7,7 +7,7 @@ use rq_sql::{Column, End, Outcome, ResultSink, Rows, SinkError, Statement, Value
 use tempfile::TempDir;
 
 use crate::{
-    database::{Options, Parts, open_parts},
+    database::{Options, Parts, open_parts, prepare_library},
     entry::EntryId,
     query::{Query, QueryEnd},
     readers::{QueryError, Readers},
@@ -70,6 +70,12 @@ impl Bare {
 pub(crate) fn options_in(directory: &TempDir) -> Options {
     let path = |name: &str| -> PathBuf { directory.path().join(name) };
     Options::new(path("db.sqlite"), path("scratch"))
+}
+
+/// A connection without anything of ours, in memory.
+pub(crate) fn plain_connection() -> rusqlite::Connection {
+    prepare_library().unwrap();
+    rusqlite::Connection::open_in_memory().unwrap()
 }
 
 /// Collects results as data; refuses a row beyond `most_rows` of a statement.

@@ -200,9 +200,10 @@ mod tests {
     use rusqlite::types::Value;
 
     use super::*;
+    use crate::testing::plain_connection;
 
     fn calculate(sql: &str) -> Value {
-        let connection = Connection::open_in_memory().unwrap();
+        let connection = plain_connection();
         install(&connection).unwrap();
         connection.query_row(&format!("SELECT {sql}"), [], |row| row.get(0)).unwrap()
     }
@@ -278,7 +279,7 @@ mod tests {
 
     #[test]
     fn functions_are_usable_in_indexes_and_generated_columns() {
-        let connection = Connection::open_in_memory().unwrap();
+        let connection = plain_connection();
         install(&connection).unwrap();
         connection
             .execute_batch(

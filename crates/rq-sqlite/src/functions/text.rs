@@ -298,6 +298,7 @@ unsafe fn give(context: *mut ffi::sqlite3_context, text: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::plain_connection;
 
     /// SQL values of all types: empty, short, repetitive, with NUL bytes, not UTF-8.
     const VALUES: &[&str] = &[
@@ -344,8 +345,8 @@ mod tests {
 
     #[test]
     fn results_are_those_of_sqlites_own() {
-        let plain = Connection::open_in_memory().unwrap();
-        let ours = Connection::open_in_memory().unwrap();
+        let plain = plain_connection();
+        let ours = plain_connection();
         install(&ours).unwrap();
         let mut calls = Vec::new();
         for x in VALUES {
@@ -363,7 +364,7 @@ mod tests {
 
     #[test]
     fn long_arguments_take_no_longer_than_reading_them() {
-        let ours = Connection::open_in_memory().unwrap();
+        let ours = plain_connection();
         install(&ours).unwrap();
         let zeros = |count: usize| format!("hex(zeroblob({count}))");
         let (long, half) = (zeros(1_500_000), zeros(750_000));
@@ -381,7 +382,7 @@ mod tests {
 
     #[test]
     fn what_would_be_too_long_is_refused() {
-        let ours = Connection::open_in_memory().unwrap();
+        let ours = plain_connection();
         install(&ours).unwrap();
         for call in [
             "replace(hex(zeroblob(10000)), '0', hex(zeroblob(10000)))",

@@ -34,7 +34,7 @@ fn local_time_is_utc_whatever_the_zone_of_the_process() {
     assert_eq!(bare.ask(sql), utc);
     assert_eq!(single(&read(&bare.parts.readers, &[sql])[0]), Ok(rq_sql::Value::text(utc)));
     assert_eq!(bare.ask("SELECT datetime('2024-02-29 12:00', 'utc')"), "2024-02-29 12:00:00");
-    let plain = rusqlite::Connection::open_in_memory().unwrap();
+    let plain = crate::testing::plain_connection();
     let plain: String = plain.query_row(sql, [], |row| row.get(0)).unwrap();
     assert_eq!(plain, utc);
 }

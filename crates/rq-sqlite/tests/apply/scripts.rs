@@ -44,6 +44,7 @@ scripts! {
     clock_and_random
     counters
     culprits
+    drawn_by_sqlite
     foreign_keys
     maintenance
     modes_and_results
