@@ -6,6 +6,7 @@
 //! | [`simulation`] | one seed, one history: a node runs the same way twice |
 //! | [`crash`] | promises P1, P2, P3 at crashes at any file operation |
 //! | [`behaviour`], [`opening`], [`bounds`], [`full_disk`] | what clients and operators see of a node with threads |
+//! | [`waiting`], [`workers`] | what waits ends and is bounded, and nobody waits on an async worker |
 //!
 //! The rest are their instruments: [`world`] (the disk that fails), [`history`] (what was applied, and
 //! an engine that never crashes), [`workload`] (requests that know what they must leave behind).
@@ -18,6 +19,8 @@ mod full_disk;
 pub(crate) mod history;
 mod opening;
 mod simulation;
+mod waiting;
+mod workers;
 mod workload;
 mod world;
 
