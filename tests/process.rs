@@ -513,6 +513,39 @@ fn a_signal_stops_it_in_time_whatever_runs() {
     }
 }
 
+/// A write cannot be undone by a signal: it is abandoned, its client is told that nobody knows, and the
+/// next start finishes it.
+#[test]
+fn a_signal_stops_it_in_time_although_a_write_runs() {
+    // Some seconds of work: longer than the patience of a stop, short enough to be done again.
+    let long = "INSERT INTO t SELECT count(*) FROM (WITH RECURSIVE c(x) AS (VALUES(1) UNION ALL \
+                SELECT x+1 FROM c LIMIT 30000000) SELECT x FROM c)";
+    let mut node = Node::builder().flags(["-limit-write-steps=0"]).start();
+    node.execute(r#"["CREATE TABLE t(a)"]"#);
+    let mut writer = node.connect();
+    writer.send(&Request::post("/db/execute", json!([long]).to_string())).unwrap();
+    thread::sleep(Duration::from_millis(300));
+    // It waits behind the long one.
+    let mut second = node.connect();
+    let insert = json!(["INSERT INTO t VALUES(7)"]).to_string();
+    second.send(&Request::post("/db/execute", insert)).unwrap();
+    thread::sleep(Duration::from_millis(200));
+    node.process().signal(Signal::TERM);
+    let status = node.process().wait(Duration::from_secs(10));
+    assert_eq!(status.code(), Some(0), "{}", node.log());
+    for client in [&mut writer, &mut second] {
+        let answer = client.receive().expect("an answer before the end");
+        // A machine may be fast enough to have done it; otherwise nobody knows, and that is said.
+        let said = (answer.status, answer.header("X-Rq-Error"));
+        let unknown = (503, Some("outcome_unknown; outcome=unknown"));
+        assert!(said == unknown || said == (200, None), "{said:?} {}", answer.text());
+    }
+    node.restart();
+    assert_eq!(node.value("SELECT count(*) FROM t WHERE a = 30000000"), 1, "done, and done once");
+    assert_eq!(node.value("SELECT count(*) FROM t WHERE a = 7"), 1);
+    assert_eq!(node.stop(), 0);
+}
+
 #[test]
 fn a_second_signal_stops_it_at_once() {
     let mut node = Node::builder().flags(["-limit-query-time=10m"]).errors_expected().start();

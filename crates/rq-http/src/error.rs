@@ -289,14 +289,37 @@ mod tests {
         ]
     }
 
+    /// Where the answer of execute, query and request has a status of its own, it is a text error; else
+    /// 200 with the message in the body. The seconds are those of Retry-After.
     #[test]
-    fn limits_of_this_node_are_no_200() {
-        let statuses: Vec<u16> = every_error()
-            .iter()
-            .filter_map(status_everywhere)
-            .map(|status| status.as_u16())
-            .collect();
-        assert_eq!(statuses, [503, 507, 503, 413, 503, 503, 503]);
+    fn every_error_has_its_code_its_status_and_its_advice() {
+        let table = [
+            ("disallowed_pragma", 200, None),
+            ("store_not_open", 200, None),
+            ("store_not_ready", 200, Some(1)),
+            ("leader_not_found", 503, Some(1)),
+            ("not_leader", 200, None),
+            ("stale_read", 200, None),
+            ("timeout_before_proposal", 200, None),
+            ("timeout_before_proposal", 200, Some(1)),
+            ("query_timeout", 200, None),
+            ("disk_full", 507, Some(5)),
+            ("store_not_ready", 503, Some(5)),
+            ("body_too_large", 413, None),
+            ("overloaded", 503, Some(1)),
+            ("shutting_down", 503, Some(1)),
+            ("transaction_misuse", 200, None),
+            ("outcome_unknown", 200, None),
+            ("internal", 503, None),
+        ];
+        for (error, expected) in every_error().iter().zip(table) {
+            let status = status_everywhere(error).unwrap_or(StatusCode::OK).as_u16();
+            let advice = error.retry_after().map(|time| time.as_secs());
+            let named = code(error).header_value();
+            let name = named.split(';').next().unwrap_or_default().to_owned();
+            assert_eq!((name.as_str(), status, advice), expected, "{error:?}");
+        }
+        assert_eq!(every_error().len(), table.len());
     }
 
     #[test]

@@ -275,3 +275,29 @@ fn writes_on_a_full_disk_are_507_and_reads_go_on() {
     let impairments = fixture.get("/status?key=store.impairments");
     assert!(impairments.text().contains("writes are refused"), "{}", impairments.text());
 }
+
+/// The runtime of the fixture has two workers, and its pool 16 connections.
+#[test]
+fn slow_reads_take_no_worker_from_everything_else() {
+    let fixture = Fixture::start(|_| {});
+    let node = fixture.slot.get().unwrap().clone();
+    let mut busy: Vec<_> = (0..16).map(|_| fixture.connect()).collect();
+    for client in &mut busy {
+        client.send(format!("GET {ENDLESS} HTTP/1.1\r\nHost: x\r\n\r\n"));
+    }
+    eventually("all connections are taken", || node.status().database.readers_busy == 16);
+    // These wait for a connection: to run, and to be told whether they only read.
+    let mut waiting: Vec<_> = (0..8).map(|_| fixture.connect()).collect();
+    for client in &mut waiting {
+        client.send(post("/db/request?level=none", r#"["SELECT 1 AS n"]"#));
+    }
+    for _ in 0..20 {
+        assert_eq!(fixture.get("/status").status, 200);
+    }
+    fixture.post("/db/execute", r#"["CREATE TABLE t(a)"]"#).expect(200, r#"{"results":[{}]}"#);
+    drop(busy);
+    for client in &mut waiting {
+        let rows = r#"{"results":[{"columns":["n"],"types":["integer"],"values":[[1]]}]}"#;
+        client.receive().expect(200, rows);
+    }
+}
