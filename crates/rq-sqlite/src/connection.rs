@@ -132,12 +132,11 @@ pub(crate) fn use_wal(writer: &Connection) -> Result<(), SqliteError> {
 }
 
 /// Sets the writer's page cache to the number of pages that belongs to the page size. What is spilled
-/// depends on it, so it must be equal on all nodes: call it again when a VACUUM has changed the page
-/// size.
+/// depends on it, so it must be equal on all nodes.
 ///
 /// # Errors
 /// What SQLite says.
-pub(crate) fn size_writer_cache(writer: &Connection) -> Result<(), SqliteError> {
+fn size_writer_cache(writer: &Connection) -> Result<(), SqliteError> {
     let page_size: i64 = writer.pragma_query_value(None, "page_size", |row| row.get(0))?;
     let pages = (WRITER_CACHE_BYTES / page_size.max(1))
         .clamp(WRITER_CACHE_LEAST_PAGES, WRITER_CACHE_MOST_PAGES);
@@ -179,7 +178,7 @@ pub(crate) fn open_reader(
 }
 
 /// What all connections have in common.
-fn open(path: &Path, mode: OpenFlags, vfs: &Arc<Vfs>) -> Result<Guarded, SqliteError> {
+pub(crate) fn open(path: &Path, mode: OpenFlags, vfs: &Arc<Vfs>) -> Result<Guarded, SqliteError> {
     let flags = mode | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags_and_vfs(path, flags, vfs.name())?;
     let connection = Guarded { connection, _vfs: Arc::clone(vfs) };

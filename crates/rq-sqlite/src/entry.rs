@@ -89,7 +89,8 @@ pub enum Mode {
 pub enum Maintenance {
     /// Rebuilds the file. Outside of any transaction; see the crate documentation for its replay rule.
     Vacuum {
-        /// A new page size in bytes, if it is to change.
+        /// The page size in bytes, if it is to be a certain one. Asking for another one than the database
+        /// has is an error: in WAL mode it cannot be changed.
         page_size: Option<u32>,
         /// A new `auto_vacuum` mode (0 none, 1 full, 2 incremental), if it is to change.
         auto_vacuum: Option<u8>,

@@ -11,12 +11,11 @@
 //! VACUUM; if the cookie has moved since, step 2 is done and must not be done twice, because the
 //! cookie would show it. Readers see the database before or after each step, never a half of one.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use rq_sql::{Origin, Outcome, SqlError, Statement};
+use rq_sql::{ErrorKind, Origin, Outcome, SqlError, Statement};
 
 use crate::{
-    connection::{BUSY_TIMEOUT, size_writer_cache},
     entry::{
         Applied, Budget, Entry, Maintenance, Mode, Request, RequestOutcome, Settings, TimedOutcome,
     },
@@ -148,6 +147,11 @@ impl Writer {
 
     /// Runs VACUUM. The inner error is a result: what makes VACUUM fail lies in the database.
     fn vacuum(&mut self, vacuum: Vacuum) -> Result<Result<(), SqlError>, SqliteError> {
+        if let Some(wanted) = vacuum.page_size
+            && wanted != self.page_size()?
+        {
+            return Ok(Err(page_size_is_fixed(wanted)));
+        }
         self.session.lift_page_limit()?;
         // Whatever was compiled or remembered before speaks of another file.
         self.session.schema_changed();
@@ -156,12 +160,8 @@ impl Writer {
         if let Some(mode) = vacuum.auto_vacuum {
             self.connection().execute_batch(&format!("PRAGMA auto_vacuum={mode}"))?;
         }
-        let page_size = vacuum.page_size.filter(|size| Some(*size) != self.page_size().ok());
         let failed_allocations = memory::failed_allocations();
-        let result = match page_size {
-            None => run_vacuum(self.connection()),
-            Some(size) => self.vacuum_into_page_size(size),
-        };
+        let result = run_vacuum(self.connection());
         if result.is_err() && vacuum.auto_vacuum.is_some() {
             // Or the next VACUUM on this connection would make the change after all.
             self.connection().execute_batch(&format!("PRAGMA auto_vacuum={mode_before}"))?;
@@ -171,25 +171,6 @@ impl Writer {
             Err(error) if error.is_local() => Err(error),
             Err(error) => Ok(Err(error.into_sql_error(Origin::Write))),
         }
-    }
-
-    /// SQLite changes the page size only outside of WAL mode, and leaves that only while no other
-    /// connection is open: otherwise this fails as locked, and is to be tried again when readers and
-    /// checkpointer are closed.
-    fn vacuum_into_page_size(&mut self, page_size: u32) -> Result<(), SqliteError> {
-        // Waiting would not help: the others are ours, and idle.
-        self.connection().busy_timeout(Duration::ZERO)?;
-        let left_wal = set_journal_mode(self.connection(), "DELETE");
-        self.connection().busy_timeout(BUSY_TIMEOUT)?;
-        left_wal?;
-        let changed = self
-            .connection()
-            .execute_batch(&format!("PRAGMA page_size={page_size}"))
-            .map_err(SqliteError::from)
-            .and_then(|()| run_vacuum(self.connection()));
-        set_journal_mode(self.connection(), "WAL")?;
-        changed?;
-        size_writer_cache(self.connection())
     }
 
     fn page_size(&self) -> Result<u32, SqliteError> {
@@ -204,16 +185,15 @@ fn with_target(command: &str, target: Option<&str>) -> String {
     }
 }
 
-fn run_vacuum(connection: &rusqlite::Connection) -> Result<(), SqliteError> {
-    Ok(connection.execute_batch("VACUUM")?)
+/// The failure of a VACUUM that is to change the page size: SQLite does that outside of WAL mode only, which
+/// no node can leave while it reads. Done silently without, it would look as if it had been changed.
+fn page_size_is_fixed(wanted: u32) -> SqlError {
+    let message = format!(
+        "VACUUM with a page size of {wanted} bytes: the page size of a database in WAL mode cannot be changed"
+    );
+    SqlError { kind: ErrorKind::Other, message, origin: Origin::Write }
 }
 
-fn set_journal_mode(connection: &rusqlite::Connection, wanted: &str) -> Result<(), SqliteError> {
-    let mode: String =
-        connection.pragma_update_and_check(None, "journal_mode", wanted, |row| row.get(0))?;
-    if mode.eq_ignore_ascii_case(wanted) {
-        return Ok(());
-    }
-    let message = format!("the database stays in journal mode {mode}");
-    Err(SqliteError { code: rusqlite::ffi::SQLITE_BUSY, message })
+fn run_vacuum(connection: &rusqlite::Connection) -> Result<(), SqliteError> {
+    Ok(connection.execute_batch("VACUUM")?)
 }

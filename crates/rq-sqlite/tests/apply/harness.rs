@@ -116,15 +116,6 @@ impl Engine {
         Ok(applied)
     }
 
-    /// Applies an entry while no other connection is open, then opens the others again.
-    pub(crate) fn apply_alone(&mut self, item: &Item) {
-        let Database { mut writer, readers, checkpointer, .. } = self.parts.take().unwrap();
-        drop((readers, checkpointer));
-        writer.apply(&item.at(self.next_index), true).unwrap();
-        drop(writer);
-        self.reopen();
-    }
-
     pub(crate) fn apply(&mut self, item: &Item) -> Applied {
         self.try_apply(item, true).unwrap()
     }
