@@ -46,6 +46,9 @@ const MODULES: &[&str] =
 /// Tables that show files, pages or memory of this node.
 const TABLES_OF_THIS_NODE: &[&str] = &["dbstat", "sqlite_dbpage", "sqlite_stmt", "bytecode"];
 
+/// Tables that show the names of columns, also those of views.
+const TABLES_OF_COLUMN_NAMES: &[&str] = &["pragma_table_info", "pragma_table_xinfo"];
+
 /// The authorizer's memory, shared between it and the writer.
 #[derive(Debug, Default)]
 pub(crate) struct Watch {
@@ -188,6 +191,12 @@ fn judge_client(context: &AuthContext<'_>, facts: &mut Facts) -> Result<Authoriz
             check_write(table_name)?;
             facts.deletes = true;
         }
+        AuthAction::CreateTable { table_name } => facts.creates_table = Some(table_name.to_owned()),
+        AuthAction::Select => facts.selects = true,
+        AuthAction::Read { table_name, .. } => {
+            judge_common(context)?;
+            facts.reads_column_names |= is_among(TABLES_OF_COLUMN_NAMES, table_name);
+        }
         _ => judge_common(context)?,
     }
     describe_schema(&context.action, facts);
@@ -271,6 +280,15 @@ fn check_function(function: &str) -> Result<(), String> {
 
 /// Records what touches the schema, or what a connection remembers beside it.
 fn describe_schema(action: &AuthAction<'_>, facts: &mut Facts) {
+    facts.defines |= matches!(
+        action,
+        AuthAction::CreateIndex { .. }
+            | AuthAction::CreateTable { .. }
+            | AuthAction::CreateTrigger { .. }
+            | AuthAction::CreateView { .. }
+            | AuthAction::CreateVtable { .. }
+            | AuthAction::AlterTable { .. }
+    );
     match action {
         AuthAction::CreateIndex { .. }
         | AuthAction::CreateTable { .. }

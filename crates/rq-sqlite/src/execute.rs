@@ -16,13 +16,14 @@ use rusqlite::ffi;
 
 use crate::{
     bind::Arguments,
-    budget,
+    budget, column_names,
     disk_full::{self, Allowance},
     entry::{Mode, Request, RequestOutcome, Settings, TimedOutcome},
     error::SqliteError,
     facts::{Facts, Pragma, Schema, Setting},
     memory,
     plan::{Culprit, Plan, Stop},
+    pragma,
     prepared::Prepared,
     rows::{Collected, Collector},
     session::Session,
@@ -199,13 +200,18 @@ impl<'a> Execution<'a> {
                 return Ok(self.done());
             }
         }
-        if statement.facts.pragma == Some(Pragma::Shrinks) && !self.plan.exact_pages {
-            // Limits set before hold no longer for the requests that follow.
-            self.plan.exact_pages = true;
-            return Err(Stop::Again);
+        if statement.facts.pragma == Some(Pragma::Shrinks) && self.session.has_auto_vacuum()? {
+            let origin = self.origin(prepared);
+            return Ok(Err(not_authorized(pragma::SHRINKING, origin)));
+        }
+        if statement.facts.reads_column_names
+            && !prepared.is_read_only()
+            && let Some(view) = column_names::view_with_drawn(self.session.connection())?
+        {
+            return Ok(Err(column_names::drawn_for_view(&view)));
         }
         if self.request.transaction || self.transaction.is_open() {
-            return self.step(statement, ordinal);
+            return self.step_checked(statement, ordinal);
         }
         self.step_as_unit(statement, ordinal)
     }
@@ -219,7 +225,7 @@ impl<'a> Execution<'a> {
         ordinal: usize,
     ) -> Result<Ran, Stop> {
         if !self.plan.unit_savepoints {
-            let ran = self.step(statement, ordinal)?;
+            let ran = self.step_checked(statement, ordinal)?;
             if self.session.has_deferred_violations() {
                 self.plan.unit_savepoints = true;
                 return Err(Stop::Again);
@@ -227,10 +233,30 @@ impl<'a> Execution<'a> {
             return Ok(ran);
         }
         self.session.open_unit()?;
-        let ran = self.step(statement, ordinal)?;
+        let ran = self.step_checked(statement, ordinal)?;
         if self.session.has_deferred_violations() {
             self.session.undo_unit()?;
             return Ok(Err(ran.err().unwrap_or_else(transaction::foreign_key_violation)));
+        }
+        self.session.keep_unit()?;
+        Ok(ran)
+    }
+
+    /// Steps a statement. What it made is unmade if SQLite drew names for it.
+    fn step_checked(
+        &mut self,
+        statement: &mut ClientStatement,
+        ordinal: usize,
+    ) -> Result<Ran, Stop> {
+        let Some(table) = statement.facts.table_from_select().map(str::to_owned) else {
+            return self.step(statement, ordinal);
+        };
+        self.session.open_unit()?;
+        let ran = self.step(statement, ordinal)?;
+        let drawn = column_names::drawn_in_table(self.session.connection(), &table)?;
+        if let (Ok(_), Some(name)) = (&ran, drawn) {
+            self.session.undo_unit()?;
+            return Ok(Err(column_names::drawn_for_table(&name)));
         }
         self.session.keep_unit()?;
         Ok(ran)

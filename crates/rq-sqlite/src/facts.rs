@@ -5,6 +5,7 @@
 //! foreign keys do on its behalf, unless a field says otherwise.
 
 /// Facts about one compiled statement.
+#[expect(clippy::struct_excessive_bools, reason = "facts that do not depend on each other")]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Facts {
     /// It controls transactions; it is never run, but mapped on savepoints of the entry.
@@ -20,6 +21,14 @@ pub(crate) struct Facts {
     /// It changes the schema, or what a connection remembers of it besides the file's content:
     /// definitions, and the planner's statistics (these also through triggers).
     pub(crate) schema: Schema,
+    /// The table it creates.
+    pub(crate) creates_table: Option<String>,
+    /// It contains a SELECT.
+    pub(crate) selects: bool,
+    /// It, or a view in it, reads the names of columns through `pragma_table_info` or its like.
+    pub(crate) reads_column_names: bool,
+    /// SQLite keeps its text, or part of it, in the schema.
+    pub(crate) defines: bool,
     /// It, or a trigger or view in it, uses a virtual table that is part of the schema.
     pub(crate) uses_virtual_tables: bool,
     /// It is a PRAGMA.
@@ -70,7 +79,7 @@ pub(crate) enum Control {
 pub(crate) enum Pragma {
     /// Nothing, or set a value in the database file.
     Plain,
-    /// Make the database smaller, so that page limits taken before it are void.
+    /// Make the database smaller, if it has `auto_vacuum`.
     Shrinks,
 }
 
@@ -93,6 +102,11 @@ impl Facts {
     /// through a foreign key action), so that changed rows need not be inserted ones.
     pub(crate) fn may_update_instead(&self) -> bool {
         self.insert.is_some() && self.updates
+    }
+
+    /// The table it creates with the columns of a SELECT.
+    pub(crate) fn table_from_select(&self) -> Option<&str> {
+        self.creates_table.as_deref().filter(|_| self.selects)
     }
 
     /// Raises what is known about the schema.

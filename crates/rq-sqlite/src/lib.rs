@@ -60,6 +60,7 @@ mod authorizer;
 mod bind;
 mod budget;
 mod checkpoint;
+mod column_names;
 mod compile_options;
 mod connection;
 mod database;

@@ -11,7 +11,7 @@ use crate::facts::Setting;
 pub(crate) enum Verdict {
     /// SQLite may run it.
     Run,
-    /// SQLite may run it; it can make the database smaller.
+    /// SQLite may run it while it does nothing; it can make the database smaller.
     Shrinks,
     /// It is kept from SQLite; we execute it and undo it when the request ends.
     UntilRequestEnds(Setting),
@@ -27,13 +27,18 @@ enum Use {
     ReadsValue(&'static str),
     /// Read and set: the value lies in the database file.
     ReadsAndSets,
-    /// Makes the database smaller.
+    /// Makes the database smaller, if it has `auto_vacuum`: then refused when it is to run.
     Shrinks,
     /// Read, and set until the end of the request.
     UntilRequestEnds(fn(bool) -> Setting),
     /// Never, for this reason.
     Refused(&'static str),
 }
+
+/// Why a database is not made smaller within a transaction. What is added to it behind that, SQLite puts
+/// into the pages cut off, with what their places on disk held before: that of each node.
+pub(crate) const SHRINKING: &str =
+    "PRAGMA incremental_vacuum: what grows after it would differ between nodes; use VACUUM";
 
 const FIXED: &str = "it is a fixed setting of the engine";
 const VACUUM_ONLY: &str = "it is a parameter of VACUUM maintenance, not a statement";
@@ -64,7 +69,7 @@ const TABLE: &[(&str, Use)] = &[
     ("journal_mode", Use::ReadsValue(FIXED)),
     ("locking_mode", Use::ReadsValue(FIXED)),
     ("page_count", Use::ReadsValue("it cannot be set")),
-    ("page_size", Use::ReadsValue(VACUUM_ONLY)),
+    ("page_size", Use::ReadsValue("the page size of a database is chosen when it is created")),
     ("query_only", Use::ReadsValue(FIXED)),
     ("recursive_triggers", Use::ReadsValue(FIXED)),
     ("schema_version", Use::ReadsValue("setting it can damage the database")),

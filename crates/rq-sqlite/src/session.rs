@@ -241,6 +241,13 @@ impl Session {
         count
     }
 
+    /// Whether the database keeps what `PRAGMA incremental_vacuum` needs.
+    pub(crate) fn has_auto_vacuum(&self) -> Result<bool, SqliteError> {
+        let mode: i64 =
+            self.connection.pragma_query_value(None, "auto_vacuum", |row| row.get(0))?;
+        Ok(mode != 0)
+    }
+
     /// Opens the savepoint of a transaction unit.
     pub(crate) fn open_unit(&mut self) -> Result<(), SqliteError> {
         run(&mut self.internal.savepoint_unit)

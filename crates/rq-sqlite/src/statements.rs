@@ -7,7 +7,8 @@
 
 use std::collections::HashMap;
 
-use rusqlite::Connection;
+use rq_sql::token::{TokenKind, tokens};
+use rusqlite::{Connection, ffi};
 
 use crate::{
     authorizer::{Phase, Watch},
@@ -15,6 +16,7 @@ use crate::{
     facts::{Facts, Insert, Schema},
     memory,
     prepared::Compiled,
+    state::STATE_TABLE,
 };
 
 /// A client's statement, compiled.
@@ -83,6 +85,9 @@ impl ClientStatements {
             refusal: seen.refusal,
         })?;
         let mut facts = seen.facts;
+        if facts.defines && names_state_table(&sql[..compiled.tail]) {
+            return Err(refused_definition());
+        }
         if facts.counts_rows()
             && let Some(insert) = &mut facts.insert
         {
@@ -142,6 +147,24 @@ impl ClientStatements {
         self.has_rowids.insert(insert.table.clone(), found);
         found
     }
+}
+
+/// Whether a definition refers to the engine's table, whichever way it is quoted, or could by what it
+/// passes to a virtual table. SQLite resolves what a view or trigger names only when it is used; by then
+/// it would be there on all nodes. A foreign key to the table could keep the engine from writing it.
+fn names_state_table(definition: &str) -> bool {
+    tokens(definition).any(|token| match token.name() {
+        Some(name) if token.kind == TokenKind::Word => name.eq_ignore_ascii_case(STATE_TABLE),
+        Some(name) => name.to_ascii_lowercase().contains(STATE_TABLE),
+        None => false,
+    })
+}
+
+fn refused_definition() -> Refused {
+    let refusal =
+        format!("naming table {STATE_TABLE} in a definition: it belongs to the database engine");
+    let error = SqliteError { code: ffi::SQLITE_AUTH, message: "not authorized".to_owned() };
+    Refused { error, refusal: Some(refusal) }
 }
 
 /// Texts longer than this, in bytes, are compiled anew each time.

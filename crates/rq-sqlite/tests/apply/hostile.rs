@@ -45,6 +45,8 @@ pub(crate) const SCHEMA: &[&str] = &[
     "CREATE TABLE w (k PRIMARY KEY, v, blob DEFAULT (randomblob(9))) WITHOUT ROWID",
     "CREATE TABLE log (n INTEGER PRIMARY KEY AUTOINCREMENT, what, x)",
     "CREATE TABLE big (id INTEGER PRIMARY KEY, x)",
+    "CREATE TABLE full (id INTEGER PRIMARY KEY, x)",
+    "INSERT INTO full VALUES (9223372036854775807, 0)",
     "CREATE TABLE p (id INTEGER PRIMARY KEY)",
     "CREATE TABLE c (p REFERENCES p DEFERRABLE INITIALLY DEFERRED, q REFERENCES p ON DELETE CASCADE)",
     "CREATE VIEW v AS SELECT id, a, random() AS r, julianday('now') AS now FROM t",
@@ -53,6 +55,7 @@ pub(crate) const SCHEMA: &[&str] = &[
     "CREATE TRIGGER t_rollback BEFORE UPDATE ON t WHEN new.a = 13 BEGIN \
      INSERT INTO log (what) VALUES ('lost'); SELECT RAISE(ROLLBACK, 'thirteen'); END",
     "CREATE TRIGGER t_fail BEFORE UPDATE ON t WHEN new.a = 17 BEGIN SELECT RAISE(FAIL, 'seventeen'); END",
+    "CREATE TRIGGER full_log AFTER DELETE ON t BEGIN INSERT INTO full (x) VALUES (old.id); END",
     "CREATE TRIGGER v_insert INSTEAD OF INSERT ON v BEGIN INSERT INTO t (a) VALUES (new.a); END",
     "CREATE VIRTUAL TABLE f USING fts5 (body)",
     "CREATE VIRTUAL TABLE o USING fts4 (body)",
@@ -133,7 +136,7 @@ fn rows(dice: &mut Dice) -> String {
     let action =
         dice.pick(&["", "", "OR IGNORE", "OR REPLACE", "OR FAIL", "OR ROLLBACK", "OR ABORT"]);
     let (x, y, z) = (dice.below(400), dice.below(60), dice.below(1000));
-    match dice.below(14) {
+    match dice.below(16) {
         0..4 => {
             format!("INSERT {action} INTO t (a, b) VALUES ({y}, {x}), ({z}, {y}), (NULL, NULL)")
         }
@@ -146,6 +149,8 @@ fn rows(dice: &mut Dice) -> String {
         10 => format!("INSERT {action} INTO c VALUES ({}, {})", y % 30, z % 20),
         11 => format!("DELETE FROM p WHERE id = {}", y % 20),
         12 => format!("INSERT INTO big (x) VALUES (random() || printf('%.*c', {}, 'x'))", z * 40),
+        13 => format!("INSERT INTO full (x) SELECT id FROM t WHERE id > {x} LIMIT 20"),
+        14 => format!("DELETE FROM full WHERE id % 9 = {}", y % 9),
         _ => format!("DELETE FROM big WHERE id % 3 = {}", y % 3),
     }
 }
@@ -153,7 +158,7 @@ fn rows(dice: &mut Dice) -> String {
 /// Writes whose effect depends on the order the planner chooses.
 fn by_plan(dice: &mut Dice) -> String {
     let (x, y) = (dice.below(30), dice.below(7));
-    match dice.below(8) {
+    match dice.below(9) {
         0 => format!(
             "DELETE FROM t WHERE id IN (SELECT id FROM t WHERE a > {x} AND r % 7 = {y} LIMIT 2)"
         ),
@@ -176,6 +181,9 @@ fn by_plan(dice: &mut Dice) -> String {
             .to_owned(),
         6 => "WITH x AS (SELECT random() AS n, strftime('%f', 'now') AS f) \
               INSERT INTO log (what, x) SELECT f, n FROM x"
+            .to_owned(),
+        7 => "INSERT INTO log (what, x) SELECT 'column', group_concat(c.name) \
+              FROM sqlite_schema AS s, pragma_table_info(s.name) AS c WHERE s.name LIKE 'x_'"
             .to_owned(),
         _ => format!("DELETE FROM log WHERE n IN (SELECT n FROM log WHERE x > {x} LIMIT 20)"),
     }
@@ -228,7 +236,7 @@ fn control(dice: &mut Dice) -> String {
 
 fn definition(dice: &mut Dice) -> String {
     let name = dice.pick(&["x1", "x2", "x3"]);
-    match dice.below(14) {
+    match dice.below(16) {
         0 | 1 => format!("CREATE TABLE {name} (a, b DEFAULT (hex(randomblob(3))))"),
         2 => format!("DROP TABLE {name}"),
         3 => format!("ALTER TABLE {name} ADD COLUMN c{} DEFAULT 5", dice.below(5)),
@@ -240,7 +248,13 @@ fn definition(dice: &mut Dice) -> String {
         9 => "CREATE INDEX t_a ON t (a)".to_owned(),
         10 => format!("INSERT INTO {name} (a) SELECT a FROM t LIMIT 5"),
         11 => format!("CREATE VIEW {name} AS SELECT 1"),
-        12 => "DROP TABLE p".to_owned(),
+        12 => format!(
+            "CREATE TABLE {name} AS SELECT * FROM p AS p1, p AS p2, p AS p3, p AS p4, p AS p5, p AS p6"
+        ),
+        13 => format!(
+            "CREATE VIEW {name} AS SELECT * FROM p AS p1, p AS p2, p AS p3, p AS p4, p AS p5, p AS p6"
+        ),
+        14 => "DROP TABLE p".to_owned(),
         _ => "CREATE TABLE p (id INTEGER PRIMARY KEY)".to_owned(),
     }
 }
