@@ -8,6 +8,7 @@
 //! - A helper that fails panics with a sentence: everything here runs on behalf of a test.
 
 pub mod binaries;
+pub mod linearizability;
 
 mod client;
 mod node;
