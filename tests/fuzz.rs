@@ -1,80 +1,149 @@
 //! Generated input for everything that decodes what others wrote: request bodies, query strings,
-//! SQL texts, segments of the log.
+//! SQL texts, the files of the log.
 //!
-//! Each target runs for `RQ_FUZZ_SECONDS` (a short while by default) from `RQ_FUZZ_SEED`; a failure
-//! prints the seed of its case, which repeats it alone. Nothing may panic, and what can be compared
-//! with something independent of the decoder is.
+//! Each target runs for `RQ_FUZZ_SECONDS` (a short while by default) from `RQ_FUZZ_SEED`. A failure
+//! is shrunk to a small input and printed with the seed that finds it again at once. "Nothing
+//! panics" is never all that is asked: what was accepted must come back from its own encoding, and
+//! what can be compared with something independent of the decoder is.
 
 use std::{
-    env, fs,
-    panic::{self, AssertUnwindSafe},
-    path::Path,
-    sync::{Arc, mpsc},
+    env,
+    fmt::Debug,
     time::{Duration, Instant},
 };
 
-use rq_api::{
-    params::Params,
-    statement::{DecodeOptions, decode, encode},
+use proptest::{
+    prelude::{Strategy, any, prop_oneof},
+    sample::{Index, select},
+    test_runner::{Config, RngAlgorithm, TestCaseResult, TestError, TestRng, TestRunner},
 };
-use rq_sql::{
-    Parameter, Statement, Value, classify,
-    split::{Splitter, statements},
-    token::tokens,
-};
-use rq_storage::{Execution, Log, LogOptions, RealFiles, Record, decode_records};
 use rq_tests::Random;
-use tempfile::TempDir;
+
+/// Bodies of requests.
+mod bodies;
+
+/// The files of the log.
+mod log;
+
+/// Query strings.
+mod queries;
+
+/// SQL texts: tokens, pieces, kinds.
+mod sql;
 
 /// How long a target runs if nobody says otherwise.
 const DEFAULT_SECONDS: u64 = 3;
 
-/// Runs cases until the time is up, at least a few, each from a seed of its own.
-fn fuzz(mut case: impl FnMut(&mut Random)) {
+/// Cases of one round. Each round has a seed of its own, so that a failure is found again within it.
+const ROUND: u32 = 32;
+
+/// Tries until the time is up, at least one round.
+fn fuzz<S>(strategy: &S, property: impl Fn(S::Value) -> TestCaseResult)
+where
+    S: Strategy,
+    S::Value: Debug,
+{
     let seconds = env::var("RQ_FUZZ_SECONDS").map_or(DEFAULT_SECONDS, |text| text.parse().unwrap());
-    let (mut seeds, seed) = Random::from_environment("RQ_FUZZ_SEED", 1);
+    let (mut seeds, mut seed) = Random::from_environment("RQ_FUZZ_SEED", 1);
+    eprintln!("RQ_FUZZ_SEED={seed} RQ_FUZZ_SECONDS={seconds}");
     let start = Instant::now();
-    let mut cases = 0_u64;
-    let mut seed = seed;
-    while cases < 20 || start.elapsed() < Duration::from_secs(seconds) {
-        let result = panic::catch_unwind(AssertUnwindSafe(|| case(&mut Random::new(seed))));
-        if let Err(failure) = result {
-            eprintln!("repeat with RQ_FUZZ_SEED={seed}");
-            panic::resume_unwind(failure);
+    let mut rounds = 0_u64;
+    while rounds == 0 || start.elapsed() < Duration::from_secs(seconds) {
+        let config = Config {
+            cases: ROUND,
+            failure_persistence: None,
+            max_shrink_iters: 20_000,
+            ..Config::default()
+        };
+        let generator = TestRng::from_seed(RngAlgorithm::ChaCha, &seed_bytes(seed));
+        match TestRunner::new_with_rng(config, generator).run(strategy, &property) {
+            Ok(()) => {}
+            Err(TestError::Fail(reason, input)) => {
+                panic!("{reason}\nthe smallest input: {input:#?}\nrepeat with RQ_FUZZ_SEED={seed}")
+            }
+            Err(TestError::Abort(reason)) => panic!("{reason}, with RQ_FUZZ_SEED={seed}"),
         }
         seed = seeds.number();
-        cases += 1;
+        rounds += 1;
     }
-    eprintln!("{cases} cases");
+    eprintln!("{} cases", rounds * u64::from(ROUND));
 }
 
-/// Changes some bytes: flips, cuts, doubles, inserts.
-fn mutate(bytes: &mut Vec<u8>, random: &mut Random) {
-    for _ in 0..=random.below(4) {
-        if bytes.is_empty() {
-            bytes.push(b'[');
+/// The generator's seed, from a number that can be typed.
+fn seed_bytes(seed: u64) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    bytes
+}
+
+/// A small damage to bytes. Places are relative, so that they fit whatever came before.
+#[derive(Clone, Debug)]
+enum Mutation {
+    /// Changes one bit.
+    Flip(Index, u8),
+    /// Cuts off all that follows.
+    Cut(Index),
+    /// Takes a byte out.
+    Remove(Index),
+    /// Puts bytes in.
+    Insert(Index, Vec<u8>),
+    /// Puts a part in once more, elsewhere.
+    Copy { from: Index, length: Index, to: Index },
+    /// Overwrites a part with zeros.
+    Zero(Index, Index),
+}
+
+impl Mutation {
+    /// Does it to the bytes up to `within`, so that most of a large file is left out.
+    fn apply(&self, bytes: &mut Vec<u8>, within: usize) {
+        let size = bytes.len().min(within);
+        if size == 0 {
+            return;
         }
-        let place = random.index(bytes.len());
-        match random.below(6) {
-            0 => bytes[place] ^= 1 << random.below(8),
-            1 => bytes.truncate(place),
-            2 => drop(bytes.remove(place)),
-            3 => bytes.insert(place, *random.pick(b"[]{}\",:\\ue-.0918tfn \n\x00\xff")),
-            4 => {
-                let end = place + random.index(bytes.len() - place + 1);
-                let part = bytes[place..end].to_vec();
-                bytes.splice(place..place, part).for_each(drop);
+        match self {
+            Self::Flip(place, bit) => bytes[place.index(size)] ^= 1 << bit,
+            Self::Cut(place) => bytes.truncate(place.index(size)),
+            Self::Remove(place) => drop(bytes.remove(place.index(size))),
+            Self::Insert(place, new) => {
+                let place = place.index(size);
+                bytes.splice(place..place, new.iter().copied()).for_each(drop);
             }
-            _ => {
-                let length = random.index(9);
-                bytes.splice(place..place, random.bytes(length)).for_each(drop);
+            Self::Copy { from, length, to } => {
+                let (from, to) = (from.index(size), to.index(size));
+                let part = bytes[from..from + length.index(size - from + 1)].to_vec();
+                bytes.splice(to..to, part).for_each(drop);
+            }
+            Self::Zero(place, length) => {
+                let place = place.index(size);
+                let length = length.index(size - place + 1);
+                bytes[place..place + length].fill(0);
             }
         }
     }
 }
 
-fn text(random: &mut Random) -> String {
-    let pieces = [
+/// A few damages, and preferably bytes that mean something where they are put in.
+fn mutations(meaningful: &'static [u8]) -> impl Strategy<Value = Vec<Mutation>> {
+    let place = any::<Index>;
+    let new = prop_oneof![
+        3 => select(meaningful).prop_map(|byte| vec![byte]),
+        1 => proptest::collection::vec(any::<u8>(), 0..9),
+    ];
+    let mutation = prop_oneof![
+        2 => (place(), 0..8_u8).prop_map(|(at, bit)| Mutation::Flip(at, bit)),
+        1 => place().prop_map(Mutation::Cut),
+        2 => place().prop_map(Mutation::Remove),
+        4 => (place(), new).prop_map(|(at, new)| Mutation::Insert(at, new)),
+        1 => (place(), place(), place())
+            .prop_map(|(from, length, to)| Mutation::Copy { from, length, to }),
+        1 => (place(), place()).prop_map(|(at, length)| Mutation::Zero(at, length)),
+    ];
+    proptest::collection::vec(mutation, 0..5)
+}
+
+/// Parts of texts that lexers stumble over, and any character now and then.
+fn text(parts_max: usize) -> impl Strategy<Value = String> {
+    const PARTS: &[&str] = &[
         "SELECT",
         " ",
         "'",
@@ -97,174 +166,23 @@ fn text(random: &mut Random) -> String {
         "BEGIN",
         "END",
         "CREATE TRIGGER",
+        "TEMP",
+        "EXPLAIN",
+        "PRAGMA",
+        "journal_mode",
+        "=",
+        "(",
+        ")",
         "[",
         "]",
         "`",
         "1e9",
+        "VACUUM",
+        "INTO",
     ];
-    (0..random.below(12)).map(|_| *random.pick(&pieces)).collect()
-}
-
-fn value(random: &mut Random) -> Value {
-    match random.below(6) {
-        0 => Value::Null,
-        1 => Value::Integer(i64::from_ne_bytes(random.number().to_ne_bytes()) >> random.below(64)),
-        2 => {
-            let real = f64::from_bits(random.number());
-            Value::Real(if real.is_finite() { real } else { 0.5 })
-        }
-        3 => {
-            let length = random.index(20);
-            Value::Blob(random.bytes(length))
-        }
-        _ => Value::text(text(random)),
-    }
-}
-
-fn statement(random: &mut Random) -> Statement {
-    let parameters = (0..random.below(5))
-        .map(|_| {
-            let name = (random.below(3) == 0).then(|| format!("n{}", random.below(3)));
-            Parameter { name, value: value(random) }
-        })
-        .collect();
-    // The empty statement is skipped by the decoder, so it cannot come back.
-    Statement { sql: format!("x{}", text(random)), parameters }
-}
-
-#[test]
-fn request_bodies() {
-    fuzz(|random| {
-        let list: Vec<_> = (0..=random.below(4)).map(|_| statement(random)).collect();
-        let options = DecodeOptions { strict: true, ..DecodeOptions::default() };
-        let mut body = encode(&list, true).unwrap();
-        assert_eq!(decode(&body, &options).unwrap(), list, "{}", String::from_utf8_lossy(&body));
-        // Whatever follows the list changes nothing.
-        body.extend_from_slice(b" x");
-        assert_eq!(decode(&body, &options).unwrap(), list);
-        for _ in 0..20 {
-            mutate(&mut body, random);
-            let decoded = decode(&body, &options);
-            // Another reader of JSON must agree that a whole body is malformed.
-            if serde_json::from_slice::<serde_json::Value>(&body).is_err() && decoded.is_ok() {
-                let mut stream = serde_json::Deserializer::from_slice(&body).into_iter();
-                let first: Option<Result<serde_json::Value, _>> = stream.next();
-                let only_lenient = match first {
-                    Some(Ok(value)) => value.is_array(),
-                    // It refuses lone surrogates, bytes that are not UTF-8 and doubles out of
-                    // range, which we replace or name.
-                    Some(Err(error)) => !error.is_eof(),
-                    None => false,
-                };
-                assert!(only_lenient, "accepted: {}", String::from_utf8_lossy(&body));
-            }
-        }
-    });
-}
-
-#[test]
-fn query_strings() {
-    fuzz(|random| {
-        let mut query =
-            b"pretty&timeout=1h2m3.5s&q=SELECT%201&level=none&retries=-1&freshness=.5us".to_vec();
-        for _ in 0..10 {
-            mutate(&mut query, random);
-            drop(Params::parse(&String::from_utf8_lossy(&query)));
-        }
-    });
-}
-
-#[test]
-fn sql_texts() {
-    fuzz(|random| {
-        let mut bytes = (0..random.below(6)).map(|_| text(random)).collect::<String>().into_bytes();
-        mutate(&mut bytes, random);
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        let tokens: String = tokens(&text).map(|token| token.text).collect();
-        assert_eq!(tokens, text, "tokens lose or change text");
-        let whole: Vec<_> = statements(&text)
-            .map(|piece| (piece.text.to_owned(), piece.start, piece.is_empty, piece.is_complete))
-            .collect();
-        let joined: String = whole.iter().map(|piece| piece.0.as_str()).collect();
-        assert_eq!(joined, text, "pieces lose or change text");
-        for piece in &whole {
-            // Whatever they say of it, they must say something.
-            let _kind = classify::kind(&piece.0);
-            let _keyword = classify::first_keyword(&piece.0);
-            let _disallowed = classify::is_disallowed_pragma(&piece.0);
-        }
-        assert_eq!(in_chunks(&text, random), whole, "pieces depend on where chunks end");
-    });
-}
-
-/// The pieces of a text that arrives in random chunks.
-fn in_chunks(text: &str, random: &mut Random) -> Vec<(String, usize, bool, bool)> {
-    let mut splitter = Splitter::new();
-    let mut pieces = Vec::new();
-    let mut rest = text;
-    while !rest.is_empty() {
-        let end = rest.floor_char_boundary(random.index(rest.len() + 1));
-        splitter.push(&rest[..end]);
-        rest = &rest[end..];
-        while let Some(piece) = splitter.next_piece() {
-            pieces.push((piece.text.to_owned(), piece.start, piece.is_empty, piece.is_complete));
-        }
-    }
-    if let Some(piece) = splitter.finish() {
-        pieces.push((piece.text.to_owned(), piece.start, piece.is_empty, piece.is_complete));
-    }
-    pieces
-}
-
-#[test]
-fn log_segments() {
-    let place = TempDir::new().unwrap();
-    let mut seed = Random::new(5);
-    let records: Vec<_> = (1..40)
-        .map(|index| {
-            let length = seed.index(300);
-            let payload = seed.bytes(length).into();
-            Record { index, term: 1 + index / 10, kind: 1, payload }
-        })
-        .collect();
-    let segment = write_segment(place.path(), &records);
-    assert_eq!(decode_records(&segment).unwrap(), records);
-    fuzz(|random| {
-        let mut damaged = segment.clone();
-        // Most of a segment is the zeroed rest; most damage must hit records.
-        let used = 4096 + records.iter().map(Record::stored_bytes).sum::<usize>();
-        damaged.truncate(used + random.index(200));
-        mutate(&mut damaged, random);
-        if let Ok(found) = decode_records(&damaged) {
-            assert!(
-                records.starts_with(&found),
-                "a damaged segment gave records that were never written: {} of {}",
-                found.len(),
-                records.len()
-            );
-        }
-        let length = random.index(5000);
-        drop(decode_records(&random.bytes(length)));
-    });
-}
-
-/// The bytes of the segment file that holds these records.
-fn write_segment(place: &Path, records: &[Record]) -> Vec<u8> {
-    let options = LogOptions {
-        segment_bytes: 64 << 10,
-        execution: Execution::Threads,
-        ..LogOptions::default()
-    };
-    let (log, _) = Log::open(Arc::new(RealFiles), place, options).unwrap();
-    let (sender, receiver) = mpsc::channel();
-    log.append(records.to_vec(), Box::new(move |result| drop(sender.send(result)))).unwrap();
-    receiver.recv().unwrap().unwrap();
-    log.close();
-    drop(log);
-    let needle = records[0].payload.as_ref();
-    let files = fs::read_dir(place).unwrap().map(|entry| fs::read(entry.unwrap().path()).unwrap());
-    files
-        .into_iter()
-        .find(|bytes| bytes.windows(needle.len().max(1)).any(|window| window == needle))
-        .expect("a file holds the first record")
+    let part = prop_oneof![
+        12 => select(PARTS).prop_map(str::to_owned),
+        1 => any::<char>().prop_map(String::from),
+    ];
+    proptest::collection::vec(part, 0..parts_max).prop_map(|parts| parts.concat())
 }
