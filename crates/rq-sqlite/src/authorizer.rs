@@ -39,6 +39,12 @@ pub(crate) enum Phase {
     Run = 2,
 }
 
+/// Why ATTACH is refused, on readers too.
+pub(crate) const ATTACH_REFUSED: &str = "ATTACH: the database is one replicated file";
+
+/// Why DETACH is refused, on readers too.
+pub(crate) const DETACH_REFUSED: &str = "DETACH: the database is one replicated file";
+
 /// The virtual table modules a client may create tables with.
 const MODULES: &[&str] =
     &["fts3", "fts4", "fts4aux", "fts5", "fts5vocab", "geopoly", "rtree", "rtree_i32"];
@@ -222,8 +228,8 @@ fn judge_running(context: &AuthContext<'_>, facts: &mut Facts) -> Result<Authori
 /// Judges what is refused to the client's statement and to what virtual tables compile for it.
 fn judge_common(context: &AuthContext<'_>) -> Result<(), String> {
     match context.action {
-        AuthAction::Attach { .. } => Err("ATTACH: the database is one replicated file".to_owned()),
-        AuthAction::Detach { .. } => Err("DETACH: the database is one replicated file".to_owned()),
+        AuthAction::Attach { .. } => Err(ATTACH_REFUSED.to_owned()),
+        AuthAction::Detach { .. } => Err(DETACH_REFUSED.to_owned()),
         // However it is spelled, and whatever SQLite asks for else (for `CREATE TRIGGER temp.x` it
         // asks as for one of the main database), the object is written into the temporary schema.
         AuthAction::Insert { .. } if is_temporary(context) => {

@@ -8,7 +8,7 @@ use std::{
     ops::{Deref, DerefMut},
     path::Path,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -21,7 +21,13 @@ use rusqlite::{
     limits::Limit,
 };
 
-use crate::{ambient::Ambient, error::SqliteError, functions, vfs::Vfs};
+use crate::{
+    ambient::Ambient,
+    authorizer::{ATTACH_REFUSED, DETACH_REFUSED},
+    error::SqliteError,
+    functions,
+    vfs::Vfs,
+};
 
 /// The engine epoch of this program: raised only when the results or the pages of a new build differ
 /// from those of the last (SQLite, its compile options, the settings below, our functions, the
@@ -155,8 +161,32 @@ pub(crate) fn open_checkpointer(path: &Path, vfs: &Arc<Vfs>) -> Result<Guarded, 
     Ok(connection)
 }
 
-/// Opens a reader. The flag is set when a statement has changed a setting of the connection, which
-/// must then not be used for another request.
+/// What a reader's authorizer remembers.
+#[derive(Debug, Default)]
+pub(crate) struct ReaderWatch {
+    altered: AtomicBool,
+    refusal: Mutex<Option<&'static str>>,
+}
+
+impl ReaderWatch {
+    /// Whether a statement has changed a setting of the connection, which must then not be used for
+    /// another request.
+    pub(crate) fn is_altered(&self) -> bool {
+        self.altered.load(Ordering::Relaxed)
+    }
+
+    /// Why it refused something since this was last asked, where there is more to say than SQLite does.
+    pub(crate) fn take_refusal(&self) -> Option<&'static str> {
+        self.refusal().take()
+    }
+
+    /// A poisoned lock only says that a statement panicked; what is guarded has no invariant to lose.
+    fn refusal(&self) -> MutexGuard<'_, Option<&'static str>> {
+        self.refusal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Opens a reader, with what its authorizer remembers.
 ///
 /// # Errors
 /// What SQLite says.
@@ -164,17 +194,17 @@ pub(crate) fn open_reader(
     path: &Path,
     vfs: &Arc<Vfs>,
     foreign_keys: bool,
-) -> Result<(Guarded, Arc<AtomicBool>), SqliteError> {
+) -> Result<(Guarded, Arc<ReaderWatch>), SqliteError> {
     let mut reader = open(path, OpenFlags::SQLITE_OPEN_READ_ONLY, vfs)?;
     reader.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, foreign_keys)?;
     reader.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
     reader.pragma_update(None, "query_only", true)?;
     reader.pragma_update(None, "cache_size", -READER_CACHE_KIB)?;
     functions::install_maths(&reader)?;
-    let altered = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&altered);
-    reader.authorizer(Some(move |context: AuthContext<'_>| judge_read(context.action, &flag)))?;
-    Ok((reader, altered))
+    let watch = Arc::new(ReaderWatch::default());
+    let judge = Arc::clone(&watch);
+    reader.authorizer(Some(move |context: AuthContext<'_>| judge_read(context.action, &judge)))?;
+    Ok((reader, watch))
 }
 
 /// What all connections have in common.
@@ -263,9 +293,16 @@ const PROTECTED_PRAGMAS: &[&str] = &[
 
 /// What a reader's statement may do. Writes need no refusal here: the connection is read-only, and
 /// the error of a statement that tries is the one clients know.
-fn judge_read(action: AuthAction<'_>, altered: &AtomicBool) -> Authorization {
+fn judge_read(action: AuthAction<'_>, watch: &ReaderWatch) -> Authorization {
     match action {
-        AuthAction::Attach { .. } | AuthAction::Detach { .. } => Authorization::Deny,
+        AuthAction::Attach { .. } => {
+            *watch.refusal() = Some(ATTACH_REFUSED);
+            Authorization::Deny
+        }
+        AuthAction::Detach { .. } => {
+            *watch.refusal() = Some(DETACH_REFUSED);
+            Authorization::Deny
+        }
         AuthAction::Function { function_name }
             if ["load_extension", "fts3_tokenizer", "sqlite_log"]
                 .iter()
@@ -274,7 +311,7 @@ fn judge_read(action: AuthAction<'_>, altered: &AtomicBool) -> Authorization {
             Authorization::Deny
         }
         AuthAction::Pragma { pragma_name, pragma_value } => {
-            judge_pragma(&pragma_name.to_ascii_lowercase(), pragma_value.is_some(), altered)
+            judge_pragma(&pragma_name.to_ascii_lowercase(), pragma_value.is_some(), &watch.altered)
         }
         _ => Authorization::Allow,
     }

@@ -18,6 +18,7 @@ use crate::{
     checkpoint::{Checkpointer, WalGauge},
     compile_options,
     connection::{self, Guarded},
+    disk_full,
     error::{LocalError, LocalKind, OpenError, SqliteError},
     functions::RequestStart,
     memory, prng,
@@ -30,6 +31,10 @@ use crate::{
 /// The most read connections by default.
 pub const DEFAULT_READERS_MAX: usize = 256;
 
+/// What one request for reads may write to temporary files by default, in bytes (4 GiB). Sorts, DISTINCT
+/// and materialized views beyond their cache go there.
+pub const DEFAULT_READ_TEMPORARY_BYTES: u64 = 4 << 30;
+
 /// Where a database stands and what it may use.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -39,6 +44,9 @@ pub struct Options {
     pub scratch: PathBuf,
     /// The most read connections; at least 1. Further reads wait.
     pub readers_max: usize,
+    /// What one request for reads may write to temporary files, in bytes, all its statements together and
+    /// each write counted; 0 is without limit. Beyond, the statement that is running fails.
+    pub read_temporary_bytes: u64,
     /// A disk that fails on command, for tests and simulations.
     pub faults: Option<Arc<FaultDisk>>,
     /// What readers answer to `PRAGMA foreign_keys`; the writer takes it from each entry.
@@ -52,6 +60,7 @@ impl Options {
             path: path.into(),
             scratch: scratch.into(),
             readers_max: DEFAULT_READERS_MAX,
+            read_temporary_bytes: DEFAULT_READ_TEMPORARY_BYTES,
             faults: None,
             foreign_keys: false,
         }
@@ -151,7 +160,7 @@ pub(crate) fn open_parts(options: &Options) -> Result<Parts, OpenError> {
     let gauge = WalGauge::default();
     gauge.follow(&mut writer).map_err(refuse)?;
     let checkpointer = Checkpointer::open(path, &reader_vfs, &gauge).map_err(refuse)?;
-    let readers = Readers::new(path.clone(), reader_vfs, options.readers_max, options.foreign_keys);
+    let readers = Readers::new(options, reader_vfs);
     let opened = Opened { created: found.is_none(), state: found.unwrap_or_default() };
     let writer = WriterParts {
         state: State::new(&writer).map_err(refuse)?,
@@ -170,10 +179,12 @@ pub(crate) fn open_parts(options: &Options) -> Result<Parts, OpenError> {
 /// It was used before: then numbers it draws would differ between nodes.
 pub(crate) fn prepare_library() -> Result<(), OpenError> {
     memory::install();
-    if prng::install() {
-        return Ok(());
+    if !prng::install() {
+        let reason = "SQLite was used before the first database was opened".to_owned();
+        return Err(OpenError::Build(reason));
     }
-    Err(OpenError::Build("SQLite was used before the first database was opened".to_owned()))
+    disk_full::install();
+    Ok(())
 }
 
 /// Makes the scratch directory and the database file, if they are missing, for their owner alone.

@@ -12,7 +12,8 @@
 //! [`Allowance`] lives, its thread may write so many bytes to temporary files; the write beyond fails as
 //! on a full disk but is not counted as one, so that the statement ends as one beyond its page budget.
 //! How much a statement spills depends on the statement, the data and the fixed cache, so the limit
-//! is met at the same place on every node.
+//! is met at the same place on every node. A request for reads has such an allowance too, so that it
+//! cannot take the space the node itself needs.
 
 #![expect(unsafe_code, reason = "replaces system calls of SQLite's file system by name")]
 

@@ -4,6 +4,11 @@
 //! a missing table, a budget): then it is a *result* and becomes a [`SqlError`]. Or it is a failure
 //! of this node alone (disk full, I/O, memory): then it is a [`LocalError`] and must never become
 //! part of a result. [`SqliteError::is_local`] is the only place where this is decided.
+//!
+//! Out of memory is this node's failure, whether SQLite says `SQLITE_NOMEM` or, from its files,
+//! `SQLITE_IOERR_NOMEM`: more memory or another try helps. Only a size that SQLite refuses before it asks
+//! the allocator is a result, and files never ask for such sizes, so for them there is no exception. On a
+//! reader either ends the read transaction, and the statements behind it say so.
 
 use std::{
     ffi::c_int,
@@ -144,6 +149,7 @@ impl SqliteError {
     pub(crate) fn local_kind(&self) -> Option<LocalKind> {
         match self.primary() {
             ffi::SQLITE_FULL => Some(LocalKind::DiskFull),
+            ffi::SQLITE_IOERR if self.code == ffi::SQLITE_IOERR_NOMEM => Some(LocalKind::Memory),
             ffi::SQLITE_IOERR => Some(LocalKind::Io),
             ffi::SQLITE_NOMEM => Some(LocalKind::Memory),
             // A virtual table (FTS, R*Tree) reports content a user damaged by writing its shadow

@@ -93,7 +93,7 @@ mod writer;
 pub use checkpoint::{Checkpointer, Finish, Fold, WalSize};
 pub use compile_options::sqlite_version;
 pub use connection::ENGINE_EPOCH;
-pub use database::{DEFAULT_READERS_MAX, Database, Opened, Options};
+pub use database::{DEFAULT_READ_TEMPORARY_BYTES, DEFAULT_READERS_MAX, Database, Opened, Options};
 pub use entry::{
     Applied, Budget, Entry, EntryId, Maintenance, Mode, Operation, Request, RequestOutcome,
     Settings, TimedOutcome,

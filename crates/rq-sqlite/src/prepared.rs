@@ -1,4 +1,5 @@
-//! A compiled statement and a cache of them.
+//! A compiled statement, and the cache of them that readers use. (The writer's, in `statements`, obeys
+//! stricter rules; see there.)
 //!
 //! A thin, safe wrapper of `sqlite3_stmt` for what the engine needs and `rusqlite` does not offer
 //! together: the tail of a multi-statement string, values without copies, column descriptions that

@@ -11,7 +11,7 @@
 
 use std::{
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Instant,
@@ -22,6 +22,7 @@ use rusqlite::ffi;
 
 use crate::{
     bind::Arguments,
+    disk_full::{self, Allowance},
     error::SqliteError,
     memory,
     prepared::{Compiled, Prepared},
@@ -93,8 +94,10 @@ impl Readers {
             return Ok(QueryEnd::Yielded);
         };
         let reader = loan.reader();
-        reader.control.start(query);
+        reader.control.start(query, self.temporary_bytes());
+        let spill = Allowance::of(self.temporary_bytes());
         let end = reader.run(query, sink);
+        drop(spill);
         match reader.control.stopped() {
             Some(Stop::Allowance) => Ok(QueryEnd::Yielded),
             Some(Stop::Deadline) if query.transaction => Err(QueryError::TransactionOver),
@@ -124,18 +127,25 @@ impl Reader {
         if query.transaction {
             step_once(&mut self.begin)?;
         }
+        let mut is_lost = false;
         for statement in query.statements {
             let started = Instant::now();
             let end = match self.control.check() {
                 Some(stop) => End::Error(stop.into_sql_error()),
+                None if is_lost => End::Error(transaction_lost()),
                 None => self.run_string(statement, sink).unwrap_or_else(End::Error),
             };
             if self.control.stopped() == Some(Stop::Allowance) {
                 return Ok(());
             }
+            // Out of memory, of space or of order on the disk, SQLite ends the whole transaction. What
+            // follows would see another state of the database.
+            is_lost |= query.transaction
+                && matches!(end, End::Error(_))
+                && self.connection.is_autocommit();
             sink.end(end, started.elapsed());
         }
-        if query.transaction {
+        if query.transaction && !is_lost {
             step_once(&mut self.commit)?;
         }
         Ok(())
@@ -183,11 +193,15 @@ impl Reader {
         rest: &mut &str,
         arguments: &mut Arguments<'_>,
     ) -> Result<Option<Compiled>, SqlError> {
+        let watch = Arc::clone(&self.watch);
+        let refusal = || watch.take_refusal();
         while !rest.is_empty() {
+            // VACUUM leaves one behind that is not meant.
+            refusal();
             let mut compiled = self
                 .statements
                 .take(&self.connection, rest)
-                .map_err(|error| self.control.explain(error))?;
+                .map_err(|error| explain_refusal(self.control.explain(error), refusal()))?;
             if compiled.statement.as_ref().is_some_and(Prepared::is_explain) {
                 compiled = self.explain_anew(rest)?;
             }
@@ -244,6 +258,29 @@ fn step_once(statement: &mut Prepared) -> Result<(), QueryError> {
     done.map(drop).map_err(|error| QueryError::Transaction(error.message))
 }
 
+/// The failure of a statement that spilled more than its request may.
+fn temporary_files_exceed(bytes: u64) -> SqlError {
+    let message = format!(
+        "query stopped: its request needs more than {bytes} bytes of temporary files, the limit of one request"
+    );
+    SqlError { kind: ErrorKind::Budget, message, origin: Origin::Read }
+}
+
+/// The failure of a statement behind one with which SQLite ended the transaction of the request.
+fn transaction_lost() -> SqlError {
+    let message =
+        "not run: the failure of a statement before ended the read transaction".to_owned();
+    SqlError { kind: ErrorKind::Transaction, message, origin: Origin::Read }
+}
+
+/// A refusal with its reason, if there is more to say than SQLite does.
+fn explain_refusal(mut error: SqlError, refusal: Option<&str>) -> SqlError {
+    if let Some(refusal) = refusal.filter(|_| error.kind == ErrorKind::NotAuthorized) {
+        error.message = format!("not authorized: {refusal}");
+    }
+    error
+}
+
 /// Why a query was stopped from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stop {
@@ -288,17 +325,23 @@ struct Limits {
     stopped: Option<Stop>,
     /// How many allocations of this thread had failed when the query began.
     failed_allocations: u64,
+    /// How many writes of this thread had found no space when the query began.
+    refused_writes: u64,
+    /// What the query may write to temporary files, in bytes; 0 is without limit.
+    temporary_bytes: u64,
 }
 
 impl Control {
     /// Begins a query under its limits.
-    fn start(&self, query: &Query<'_>) {
+    fn start(&self, query: &Query<'_>, temporary_bytes: u64) {
         *self.limits() = Limits {
             deadline: query.deadline,
             cancel: query.cancel.clone(),
             allowance: query.step_allowance,
             stopped: None,
             failed_allocations: memory::failed_allocations(),
+            refused_writes: disk_full::refused_writes(),
+            temporary_bytes,
         };
     }
 
@@ -399,7 +442,13 @@ impl Control {
         {
             return stop.into_sql_error();
         }
-        let failed_allocations = self.limits().failed_allocations;
+        let limits = self.limits();
+        let (failed_allocations, bytes) = (limits.failed_allocations, limits.temporary_bytes);
+        let disk_is_full = limits.refused_writes != disk_full::refused_writes();
+        drop(limits);
+        if error.primary() == ffi::SQLITE_FULL && !disk_is_full && bytes > 0 {
+            return temporary_files_exceed(bytes);
+        }
         let mut error = error.with_refused_size(failed_allocations).into_sql_error(Origin::Read);
         if error.kind == ErrorKind::ReadOnly {
             "attempt to change database via query operation".clone_into(&mut error.message);

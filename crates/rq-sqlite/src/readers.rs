@@ -19,7 +19,8 @@ use std::{
 use thiserror::Error;
 
 use crate::{
-    connection::{self, Guarded},
+    connection::{self, Guarded, ReaderWatch},
+    database::Options,
     error::{LocalError, SqliteError},
     prepared::{Prepared, StatementCache},
     query::Control,
@@ -88,6 +89,8 @@ struct Pool {
     limit: usize,
     /// What `PRAGMA foreign_keys` answers.
     foreign_keys: bool,
+    /// What a request may write to temporary files, in bytes; 0 is without limit.
+    temporary_bytes: u64,
     state: Mutex<State>,
     /// Signalled when a connection comes back, the hold ends or the pool closes.
     changed: Condvar,
@@ -115,7 +118,7 @@ pub(crate) struct Reader {
     /// Reads nothing, but makes the connection notice a changed schema.
     pub(crate) look: Prepared,
     pub(crate) control: Arc<Control>,
-    altered: Arc<AtomicBool>,
+    pub(crate) watch: Arc<ReaderWatch>,
     pub(crate) connection: Guarded,
 }
 
@@ -160,10 +163,23 @@ impl CancelFlag {
 }
 
 impl Readers {
-    pub(crate) fn new(path: PathBuf, vfs: Arc<Vfs>, limit: usize, foreign_keys: bool) -> Self {
-        let (state, changed) = (Mutex::default(), Condvar::new());
-        let limit = limit.max(1);
-        Self { pool: Arc::new(Pool { path, vfs, limit, foreign_keys, state, changed }) }
+    /// A pool for the database of `options`.
+    pub(crate) fn new(options: &Options, vfs: Arc<Vfs>) -> Self {
+        let pool = Pool {
+            path: options.path.clone(),
+            vfs,
+            limit: options.readers_max.max(1),
+            foreign_keys: options.foreign_keys,
+            temporary_bytes: options.read_temporary_bytes,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        };
+        Self { pool: Arc::new(pool) }
+    }
+
+    /// What a request may write to temporary files, in bytes; 0 is without limit.
+    pub(crate) fn temporary_bytes(&self) -> u64 {
+        self.pool.temporary_bytes
     }
 
     /// How many connections are open and busy.
@@ -311,10 +327,10 @@ impl State {
 
 impl Reader {
     fn open(pool: &Pool, control: &Arc<Control>) -> Result<Self, SqliteError> {
-        let (mut connection, altered) =
+        let (mut connection, watch) =
             connection::open_reader(&pool.path, &pool.vfs, pool.foreign_keys)?;
-        let watch = Arc::clone(control);
-        connection.progress_handler(STEPS_BETWEEN_LOOKS, Some(move || watch.must_stop()))?;
+        let limits = Arc::clone(control);
+        connection.progress_handler(STEPS_BETWEEN_LOOKS, Some(move || limits.must_stop()))?;
         Ok(Self {
             statements: StatementCache::new(CACHED_STATEMENTS),
             begin: Prepared::internal(&connection, "BEGIN")?,
@@ -322,7 +338,7 @@ impl Reader {
             rollback: Prepared::internal(&connection, "ROLLBACK")?,
             look: Prepared::internal(&connection, "SELECT 1 FROM sqlite_schema LIMIT 0")?,
             control: Arc::clone(control),
-            altered,
+            watch,
             connection,
         })
     }
@@ -330,7 +346,7 @@ impl Reader {
     /// Undoes what a request left behind. Says whether the connection may be used again.
     fn reset(&mut self) -> bool {
         self.control.clear();
-        if self.altered.load(Ordering::Relaxed) {
+        if self.watch.is_altered() {
             return false;
         }
         if !self.connection.is_autocommit() {

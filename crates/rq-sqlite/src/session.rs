@@ -16,7 +16,6 @@ use crate::{
     authorizer::{Phase, Seen, Watch},
     budget::{PageLimit, StepBudget},
     connection::Guarded,
-    disk_full,
     entry::{Budget, Settings},
     error::SqliteError,
     facts::Schema,
@@ -125,7 +124,6 @@ impl Session {
         request_start: RequestStart,
         cached_statements: usize,
     ) -> Result<Self, SqliteError> {
-        disk_full::install();
         let watch = Watch::install(&mut connection)?;
         let steps = StepBudget::install(&mut connection)?;
         let enforced = connection.db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY)?;

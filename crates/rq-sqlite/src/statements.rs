@@ -4,6 +4,11 @@
 //! the schema, foreign key enforcement or statistics change. So a kept statement is never compiled
 //! again behind our back, and running it is the same as compiling it now: what a connection did
 //! before cannot be told from its results.
+//!
+//! The readers' cache ([`StatementCache`](crate::prepared::StatementCache)) is another one on purpose:
+//! there SQLite may compile a kept statement again whenever the schema changed, any text is kept with
+//! where it goes on, and nothing is known of a statement but itself. What the two have in common is a
+//! map from texts.
 
 use std::collections::HashMap;
 

@@ -114,6 +114,67 @@ fn what_reaches_beyond_the_database_is_not_authorized() {
 }
 
 #[test]
+fn attach_is_refused_with_the_reason() {
+    let bare = library();
+    let cases = [
+        (
+            "ATTACH ':memory:' AS other",
+            "not authorized: ATTACH: the database is one replicated file",
+        ),
+        ("EXPLAIN ATTACH 'x' AS y", "not authorized: ATTACH: the database is one replicated file"),
+        ("SELECT 1; DETACH main", "not authorized: DETACH: the database is one replicated file"),
+        ("VACUUM", "attempt to change database via query operation"),
+        ("PRAGMA wal_checkpoint", "not authorized"),
+    ];
+    for (sql, message) in cases {
+        let outcomes = read(&bare.parts.readers, &[sql]);
+        assert_eq!(values(&outcomes[0]), Err(message), "{sql}");
+    }
+}
+
+/// Sorts a few MB more than the cache of a reader holds.
+const LARGE_SORT: &str = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c LIMIT 8000)
+                          SELECT count(*) FROM (SELECT hex(zeroblob(500)) || x AS y FROM c ORDER BY y)
+                          WHERE EXISTS (SELECT 1 FROM t) AND y > (SELECT min(z) FROM (SELECT hex(zeroblob(500)) || x AS z FROM c ORDER BY z DESC))";
+
+#[test]
+fn temporary_files_of_a_request_are_bounded() {
+    let open = |read_temporary_bytes| {
+        let mut bare = library();
+        bare.options.read_temporary_bytes = read_temporary_bytes;
+        bare.reopen()
+    };
+    let bounded = open(1 << 20);
+    let outcomes = read(&bounded.parts.readers, &[LARGE_SORT, "SELECT count(*) FROM t"]);
+    let Outcome::Error(error) = &outcomes[0] else { panic!("{outcomes:?}") };
+    assert_eq!((error.kind, error.origin), (ErrorKind::Budget, Origin::Read));
+    assert!(error.message.contains("more than 1048576 bytes of temporary files"), "{error}");
+    assert_eq!(single(&outcomes[1]), Ok(Value::Integer(3)), "the next statement runs");
+    for bytes in [0, 1 << 30] {
+        let outcomes = read(&open(bytes).parts.readers, &[LARGE_SORT]);
+        assert_eq!(single(&outcomes[0]), Ok(Value::Integer(7999)), "{bytes}");
+    }
+}
+
+#[test]
+fn a_read_transaction_that_a_failure_ended_says_so() {
+    let mut bare = library();
+    bare.options.read_temporary_bytes = 1 << 20;
+    let bare = bare.reopen();
+    let statements = ["SELECT count(*) FROM t", LARGE_SORT, "SELECT 1", "SELECT 2"];
+    let statements = statements.map(Statement::new);
+    let query = Query { statements: &statements, transaction: true, ..Query::default() };
+    let outcomes = collect(&bare.parts.readers, &query).unwrap();
+    assert_eq!(single(&outcomes[0]), Ok(Value::Integer(3)), "what was read before stands");
+    assert!(values(&outcomes[1]).is_err_and(|message| message.starts_with("query stopped")));
+    for outcome in &outcomes[2..] {
+        let lost = "not run: the failure of a statement before ended the read transaction";
+        assert_eq!(values(outcome), Err(lost));
+    }
+    assert_eq!(single(&read(&bare.parts.readers, &["SELECT 3"])[0]), Ok(Value::Integer(3)));
+}
+
+#[test]
 fn errors_are_those_of_sqlite() {
     let bare = library();
     let cases = [
