@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use proptest::{
     collection::vec,
-    prelude::{Strategy, any, prop_assert_eq},
+    prelude::{Strategy as _, any, prop_assert_eq},
     sample::select,
 };
 use rq_api::{
