@@ -52,7 +52,6 @@ const FRAME_HEADER: u64 = 24;
 pub struct Checkpointer {
     pub(crate) connection: Guarded,
     gauge: WalGauge,
-    page_size: u64,
 }
 
 /// What [`Checkpointer::fold`] found and did.
@@ -80,9 +79,16 @@ pub struct Finish {
     pub pause: Duration,
 }
 
-/// The size of the WAL as of the writer's last commit, shared by writer and checkpointer.
+/// The size of the WAL as of the writer's last commit, shared by writer and checkpointer. It outlives
+/// them when the file is replaced.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct WalGauge(Arc<AtomicU64>);
+pub(crate) struct WalGauge(Arc<Gauge>);
+
+#[derive(Debug, Default)]
+struct Gauge {
+    frames: AtomicU64,
+    frame_bytes: AtomicU64,
+}
 
 impl WalGauge {
     /// Has the gauge follow the commits of a writer.
@@ -90,18 +96,16 @@ impl WalGauge {
     /// # Errors
     /// What SQLite says.
     pub(crate) fn follow(&self, writer: &mut Connection) -> Result<(), SqliteError> {
+        let page_size: i64 = writer.pragma_query_value(None, "page_size", |row| row.get(0))?;
         let (frames, _) = checkpoint(writer, ffi::SQLITE_CHECKPOINT_NOOP)?;
-        self.0.store(frames, Ordering::Relaxed);
+        self.0.frames.store(frames, Ordering::Relaxed);
+        self.0.frame_bytes.store(page_size.unsigned_abs() + FRAME_HEADER, Ordering::Relaxed);
         let gauge = Arc::clone(&self.0);
         writer.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, frames: c_int| {
-            gauge.store(u64::try_from(frames).unwrap_or_default(), Ordering::Relaxed);
+            gauge.frames.store(u64::try_from(frames).unwrap_or_default(), Ordering::Relaxed);
             Ok(())
         }))?;
         Ok(())
-    }
-
-    fn frames(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
     }
 }
 
@@ -109,14 +113,14 @@ impl WalGauge {
 #[derive(Clone, Debug)]
 pub struct WalSize {
     gauge: WalGauge,
-    page_size: u64,
 }
 
 impl WalSize {
     /// The bytes of the WAL in use as of the last commit. Costs nothing; the file itself never
     /// shrinks, it is overwritten from its start.
     pub fn bytes(&self) -> u64 {
-        self.gauge.frames() * (self.page_size + FRAME_HEADER)
+        let Gauge { frames, frame_bytes } = &*self.gauge.0;
+        frames.load(Ordering::Relaxed) * frame_bytes.load(Ordering::Relaxed)
     }
 }
 
@@ -126,15 +130,12 @@ impl Checkpointer {
     /// # Errors
     /// What SQLite says.
     pub(crate) fn open(path: &Path, vfs: &Arc<Vfs>, gauge: &WalGauge) -> Result<Self, SqliteError> {
-        let connection = connection::open_checkpointer(path, vfs)?;
-        let page_size: i64 = connection.pragma_query_value(None, "page_size", |row| row.get(0))?;
-        let page_size = page_size.unsigned_abs();
-        Ok(Self { connection, gauge: gauge.clone(), page_size })
+        Ok(Self { connection: connection::open_checkpointer(path, vfs)?, gauge: gauge.clone() })
     }
 
     /// The size of the WAL, for whoever must not wait for a checkpoint to know it.
     pub fn wal_size(&self) -> WalSize {
-        WalSize { gauge: self.gauge.clone(), page_size: self.page_size }
+        WalSize { gauge: self.gauge.clone() }
     }
 
     /// See [`WalSize::bytes`].
@@ -182,6 +183,20 @@ impl Checkpointer {
         self.sync(ffi::SQLITE_FCNTL_JOURNAL_POINTER, doing)?;
         transaction.finish().map_err(|error| local(error.into()))?;
         Ok(applied)
+    }
+
+    /// Copies everything from the WAL into the database file, syncs that, and empties the WAL. False
+    /// if a reader or another process is in the way for longer than `patience`; nothing is lost then.
+    ///
+    /// # Errors
+    /// A failure of this node. Nothing is lost.
+    pub(crate) fn empty_wal(&self, patience: Duration) -> Result<bool, SqliteError> {
+        self.connection.busy_timeout(patience)?;
+        let emptied = checkpoint(&self.connection, ffi::SQLITE_CHECKPOINT_TRUNCATE);
+        self.connection.busy_timeout(connection::BUSY_TIMEOUT)?;
+        // An emptied WAL has no frames; what is in the way leaves some, or it cannot be told how many.
+        let remaining = checkpoint(&self.connection, ffi::SQLITE_CHECKPOINT_NOOP)?;
+        Ok(emptied? == (0, 0) && remaining == (0, 0))
     }
 
     /// Calls `xSync` of the database file or of the WAL.

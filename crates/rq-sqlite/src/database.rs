@@ -125,6 +125,10 @@ pub(crate) struct WriterParts {
     pub(crate) readers: Readers,
     /// What the state table holds.
     pub(crate) stored: StoredState,
+    /// What the database was opened with, to open another in its place.
+    pub(crate) options: Options,
+    /// The size of the WAL.
+    pub(crate) gauge: WalGauge,
     /// The connection: configured, in no transaction, without an authorizer.
     pub(crate) connection: Guarded,
 }
@@ -140,13 +144,24 @@ pub(crate) fn open_parts(options: &Options) -> Result<Parts, OpenError> {
     let probe = rusqlite::Connection::open_in_memory().map_err(|error| refuse(error.into()))?;
     compile_options::check(&probe)?;
     prepare_files(options)?;
-    let vfs = |clock| {
-        Vfs::register(&options.scratch, clock, options.faults.clone())
-            .map_err(|error| io_error(path, "registering a file system", &error))
-    };
+    let reader_vfs = file_system(options, None)?;
+    let readers = Readers::new(options, reader_vfs);
+    open_connections(options, &readers, &WalGauge::default())
+}
+
+/// Opens writer and checkpointer of the file that is in place, for a pool that is there.
+///
+/// # Errors
+/// See [`OpenError`]. A file that is not ours is left as it is.
+pub(crate) fn open_connections(
+    options: &Options,
+    readers: &Readers,
+    gauge: &WalGauge,
+) -> Result<Parts, OpenError> {
+    let path = &options.path;
+    let refuse = |error: SqliteError| error.into_open_error(path, "opening the database");
     let ambient = Ambient::new();
-    let writer_vfs = vfs(Some(Arc::clone(&ambient)))?;
-    let reader_vfs = vfs(None)?;
+    let writer_vfs = file_system(options, Some(Arc::clone(&ambient)))?;
     let mut writer = connection::open_writer(path, &writer_vfs, &ambient).map_err(refuse)?;
     let found = state::inspect(&writer, path)?;
     if found.is_none() {
@@ -157,10 +172,9 @@ pub(crate) fn open_parts(options: &Options) -> Result<Parts, OpenError> {
     if found.is_none() {
         state::create(&writer).map_err(refuse)?;
     }
-    let gauge = WalGauge::default();
     gauge.follow(&mut writer).map_err(refuse)?;
-    let checkpointer = Checkpointer::open(path, &reader_vfs, &gauge).map_err(refuse)?;
-    let readers = Readers::new(options, reader_vfs);
+    let (_, reader_vfs) = readers.file();
+    let checkpointer = Checkpointer::open(path, reader_vfs, gauge).map_err(refuse)?;
     let opened = Opened { created: found.is_none(), state: found.unwrap_or_default() };
     let writer = WriterParts {
         state: State::new(&writer).map_err(refuse)?,
@@ -168,9 +182,11 @@ pub(crate) fn open_parts(options: &Options) -> Result<Parts, OpenError> {
         ambient,
         readers: readers.clone(),
         stored: opened.state.clone(),
+        options: options.clone(),
+        gauge: gauge.clone(),
         connection: writer,
     };
-    Ok(Parts { writer, readers, checkpointer, opened })
+    Ok(Parts { writer, readers: readers.clone(), checkpointer, opened })
 }
 
 /// Sets up what all connections of the process share, once. Must come before SQLite is used.
@@ -185,6 +201,11 @@ pub(crate) fn prepare_library() -> Result<(), OpenError> {
     }
     disk_full::install();
     Ok(())
+}
+
+fn file_system(options: &Options, clock: Option<Arc<Ambient>>) -> Result<Arc<Vfs>, OpenError> {
+    Vfs::register(&options.scratch, clock, options.faults.clone())
+        .map_err(|error| io_error(&options.path, "registering a file system", &error))
 }
 
 /// Makes the scratch directory and the database file, if they are missing, for their owner alone.
@@ -229,18 +250,18 @@ fn sync_directory(path: &Path) -> io::Result<()> {
 }
 
 fn io_error(path: &Path, doing: &str, error: &io::Error) -> OpenError {
+    OpenError::Local { path: path.to_owned(), source: local_error(doing, error) }
+}
+
+/// A failure of this node outside of SQLite.
+pub(crate) fn local_error(doing: &str, error: &io::Error) -> LocalError {
     let kind = match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => LocalKind::DiskFull,
         io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound => LocalKind::Permission,
         _ => LocalKind::Io,
     };
-    let source = LocalError {
-        kind,
-        doing: doing.to_owned(),
-        message: error.to_string(),
-        code: rusqlite::ffi::SQLITE_CANTOPEN,
-    };
-    OpenError::Local { path: path.to_owned(), source }
+    let code = rusqlite::ffi::SQLITE_CANTOPEN;
+    LocalError { kind, doing: doing.to_owned(), message: error.to_string(), code }
 }
 
 #[cfg(test)]

@@ -50,10 +50,17 @@
 //! [`Checkpointer::make_durable`] syncs the WAL and says up to which entry; nothing behind that may be
 //! purged. Before the WAL starts over, SQLite has synced the database file.
 //!
+//! # Another file in its place
+//!
+//! [`PageReader`] reads pages for a copy on another node; there the complete copy takes the place of
+//! the database ([`Replacer`]): everything that has the file open is closed for the moment, because a
+//! WAL beside a file it does not belong to would be replayed into it.
+//!
 //! # Reading order
 //!
 //! `entry` (the words), `database`, `connection`, `state`; `ambient`, `vfs`, `functions`; `writer` and
-//! what it uses; `readers`, `query`, `bind`, `prepared`; `checkpoint`, `pages`.
+//! what it uses; `readers`, `query`, `bind`, `prepared`; `checkpoint`, `pages`; `page_reader`,
+//! `replace`.
 
 mod ambient;
 mod authorizer;
@@ -73,6 +80,7 @@ mod foreign_keys;
 mod functions;
 mod maintenance;
 mod memory;
+mod page_reader;
 mod pages;
 mod plan;
 mod pragma;
@@ -80,6 +88,7 @@ mod prepared;
 mod prng;
 mod query;
 mod readers;
+mod replace;
 mod rows;
 mod session;
 mod state;
@@ -99,9 +108,11 @@ pub use entry::{
     Settings, TimedOutcome,
 };
 pub use error::{LocalError, LocalKind, OpenError};
-pub use pages::Image;
+pub use page_reader::{PageReadError, PageReader, PageSnapshot};
+pub use pages::{Image, checksum_of_page};
 pub use query::{Query, QueryEnd, ReadOrWrite};
 pub use readers::{CancelFlag, QueryError, Readers, ReadersStatus};
+pub use replace::{Arrival, ReplaceError, Replaced, Replacer};
 pub use rows::ResultLimits;
 pub use state::{PendingVacuum, StoredState};
 pub use vfs::{

@@ -288,7 +288,7 @@ pub(crate) enum Stop {
     Deadline,
     /// Its client does not want it any more.
     Cancelled,
-    /// It kept the WAL from starting over for too long, or the pool is closing.
+    /// It kept the WAL from starting over for too long, or the pool is being emptied or closed.
     Revoked,
     /// It used up its allowance.
     Allowance,
@@ -302,7 +302,7 @@ impl Stop {
             Self::Revoked => (
                 ErrorKind::Cancelled,
                 "query cancelled by the server: it held up the write-ahead log for too long, or the \
-                 database is being closed",
+                 database is being replaced or closed",
             ),
             Self::Allowance => (ErrorKind::Cancelled, "query yielded"),
         };

@@ -8,7 +8,7 @@
 use std::{
     collections::VecDeque,
     fmt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -22,6 +22,7 @@ use crate::{
     connection::{self, Guarded, ReaderWatch},
     database::Options,
     error::{LocalError, SqliteError},
+    page_reader::Guests,
     prepared::{Prepared, StatementCache},
     query::Control,
     vfs::Vfs,
@@ -94,6 +95,8 @@ struct Pool {
     state: Mutex<State>,
     /// Signalled when a connection comes back, the hold ends or the pool closes.
     changed: Condvar,
+    /// Connections beside the pool that read pages.
+    guests: Guests,
 }
 
 #[derive(Default)]
@@ -145,6 +148,16 @@ pub(crate) struct Hold<'a> {
     alone: bool,
 }
 
+/// The pool has no connection while this lives, and new reads are held.
+pub(crate) struct Quiet<'a> {
+    // Dropped in this order: who waits for the hold's end may read pages next.
+    _guests: Dismissed<'a>,
+    _hold: Hold<'a>,
+}
+
+/// No pages are read while this lives.
+struct Dismissed<'a>(&'a Guests);
+
 impl CancelFlag {
     /// A flag that is not set.
     pub fn new() -> Self {
@@ -173,6 +186,7 @@ impl Readers {
             temporary_bytes: options.read_temporary_bytes,
             state: Mutex::default(),
             changed: Condvar::new(),
+            guests: Guests::default(),
         };
         Self { pool: Arc::new(pool) }
     }
@@ -180,6 +194,15 @@ impl Readers {
     /// What a request may write to temporary files, in bytes; 0 is without limit.
     pub(crate) fn temporary_bytes(&self) -> u64 {
         self.pool.temporary_bytes
+    }
+
+    /// The database file, and the file system it is opened through.
+    pub(crate) fn file(&self) -> (&Path, &Arc<Vfs>) {
+        (&self.pool.path, &self.pool.vfs)
+    }
+
+    pub(crate) fn guests(&self) -> &Guests {
+        &self.pool.guests
     }
 
     /// How many connections are open and busy.
@@ -227,7 +250,30 @@ impl Readers {
         let all_closed = state.busy.is_empty();
         drop(state);
         drop(idle);
+        self.pool.guests.dismiss();
         all_closed
+    }
+
+    /// Holds new reads, lets the running ones end within `grace` and cancels them then, and closes all
+    /// connections, those that read pages too. `None` if a read does not end within `patience`: then
+    /// all goes on as before.
+    pub(crate) fn quiet(&self, grace: Duration, patience: Duration) -> Option<Quiet<'_>> {
+        let hold = self.hold(grace);
+        if !hold.is_alone() {
+            let deadline = Instant::now() + patience;
+            let mut state = self.pool.state();
+            for (_, control) in &state.busy {
+                control.revoke();
+            }
+            while !state.busy.is_empty() {
+                let left = deadline.checked_duration_since(Instant::now())?;
+                state = self.pool.wait(state, left);
+            }
+        }
+        let idle = std::mem::take(&mut self.pool.state().idle);
+        drop(idle);
+        self.pool.guests.dismiss();
+        Some(Quiet { _guests: Dismissed(&self.pool.guests), _hold: hold })
     }
 
     /// Holds new reads until the value returned is dropped, and waits for the running ones at most
@@ -392,6 +438,12 @@ impl Hold<'_> {
     /// Whether no read was running any more when the wait ended.
     pub(crate) fn is_alone(&self) -> bool {
         self.alone
+    }
+}
+
+impl Drop for Dismissed<'_> {
+    fn drop(&mut self) {
+        self.0.welcome();
     }
 }
 

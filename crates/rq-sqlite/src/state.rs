@@ -198,6 +198,15 @@ pub(crate) fn read_applied(connection: &Connection) -> Result<Option<EntryId>, S
     rows.id(ROW_APPLIED_TERM, ROW_APPLIED_INDEX).map_err(damaged)
 }
 
+/// All of the state, read within the connection's running read transaction.
+///
+/// # Errors
+/// What SQLite says, also if the table is damaged.
+pub(crate) fn read(connection: &Connection) -> Result<StoredState, SqliteError> {
+    let damaged = |message| SqliteError { code: rusqlite::ffi::SQLITE_CORRUPT, message };
+    Rows::read(connection)?.state().map_err(damaged)
+}
+
 /// Writes the state table on the writer connection, inside its running transaction.
 ///
 /// Its statements are compiled once, when the authorizer is not yet installed, and stand outside of

@@ -20,6 +20,7 @@ use crate::{
     memory,
     plan::{Plan, Stop},
     readers::Readers,
+    replace::Replacer,
     rows::{Collector, ResultLimits},
     session::Session,
     state::{PendingVacuum, State},
@@ -64,6 +65,7 @@ pub struct Writer {
     readers: Readers,
     applied: Option<EntryId>,
     options: WriterOptions,
+    replacer: Replacer,
 }
 
 impl Writer {
@@ -72,7 +74,8 @@ impl Writer {
     /// # Errors
     /// A failure of this node.
     pub(crate) fn new(parts: WriterParts, options: WriterOptions) -> Result<Self, SqliteError> {
-        let WriterParts { state, request_start, ambient, readers, stored, connection } = parts;
+        let replacer = Replacer::new(&parts, options);
+        let WriterParts { state, request_start, ambient, readers, stored, connection, .. } = parts;
         let cached = options.cached_statements;
         Ok(Self {
             state,
@@ -81,7 +84,13 @@ impl Writer {
             pending_vacuum: stored.pending_vacuum,
             applied: stored.applied,
             options,
+            replacer,
         })
+    }
+
+    /// What puts another file in the place of the database.
+    pub fn replacer(&self) -> Replacer {
+        self.replacer.clone()
     }
 
     /// Copies what is left of the WAL into the database file, so that the next commit starts it over;

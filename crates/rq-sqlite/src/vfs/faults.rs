@@ -63,6 +63,10 @@ pub enum OperationKind {
     Sync,
     /// Removes the file.
     Delete,
+    /// Gives the file its name, in place of the one that had it.
+    Rename,
+    /// Makes durable which files the directory has.
+    SyncDirectory,
 }
 
 /// What SQLite uses a file for.
@@ -76,6 +80,10 @@ pub enum FileKind {
     Journal,
     /// A temporary file in the scratch directory.
     Temporary,
+    /// A complete database file that is to replace the one in use.
+    Incoming,
+    /// The directory of the database.
+    Directory,
 }
 
 /// What a [`FaultHook`] decides.
@@ -133,6 +141,23 @@ impl FaultDisk {
     /// Says that the directory of the files was synced, outside of SQLite.
     pub fn directory_synced(&self) {
         self.unsynced().sync_directory();
+    }
+
+    /// Asks for an operation outside of SQLite, and notes its effect if it may be done.
+    pub(super) fn outside(
+        &self,
+        operation: &FileOperation<'_>,
+        note: impl FnOnce(&mut Unsynced) -> io::Result<()>,
+        act: impl FnOnce() -> io::Result<()>,
+    ) -> io::Result<()> {
+        match self.ask(operation, ffi::SQLITE_IOERR) {
+            Ok(_) => {}
+            Err(ffi::SQLITE_FULL) => return Err(io::ErrorKind::StorageFull.into()),
+            Err(_) => return Err(io::Error::other("an injected fault")),
+        }
+        let mut unsynced = self.unsynced();
+        note(&mut unsynced)?;
+        act()
     }
 
     fn unsynced(&self) -> MutexGuard<'_, Unsynced> {

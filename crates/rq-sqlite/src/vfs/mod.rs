@@ -17,6 +17,7 @@
 #![expect(unsafe_code, reason = "implements sqlite3_vfs, which rusqlite does not wrap")]
 
 pub(crate) mod faults;
+pub(crate) mod outside;
 pub(crate) mod unsynced;
 
 use std::{

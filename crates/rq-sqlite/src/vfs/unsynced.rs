@@ -35,6 +35,8 @@ pub enum Piece {
     Creation,
     /// That the file is gone.
     Deletion,
+    /// That the file has its name, and the one before it is gone.
+    Renaming,
 }
 
 /// The unsynced effects on all files of one simulated disk.
@@ -49,6 +51,8 @@ struct Changes {
     created: bool,
     /// The content at the moment of a deletion that was not synced.
     deleted: Option<Vec<u8>>,
+    /// The name the file had before, and the content of the file it replaced.
+    renamed: Option<(PathBuf, Vec<u8>)>,
     /// The length at the last sync.
     synced_length: u64,
     /// What stood in each changed sector at the last sync: fewer bytes than a sector at the end of
@@ -72,7 +76,17 @@ impl Unsynced {
         for changes in self.files.values_mut() {
             changes.created = false;
             changes.deleted = None;
+            changes.renamed = None;
         }
+    }
+
+    /// A durable file is about to take the name of another durable one.
+    pub(super) fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        let renamed = Some((from.to_owned(), fs::read(to)?));
+        let synced_length = fs::metadata(from)?.len();
+        let changes = Changes { renamed, synced_length, ..Changes::default() };
+        self.files.insert(to.to_owned(), changes);
+        Ok(())
     }
 
     /// Bytes `from..to` of a file that is `length` long are about to change. `read` reads the file as
@@ -145,6 +159,12 @@ fn lose_of_file(
     changes: &Changes,
     survives: &mut dyn FnMut(&UnsyncedEffect<'_>) -> bool,
 ) -> io::Result<()> {
+    if let Some((before, replaced)) = &changes.renamed
+        && !survives(&UnsyncedEffect { path, piece: Piece::Renaming })
+    {
+        fs::rename(path, before)?;
+        return fs::write(path, replaced);
+    }
     if let Some(content) = &changes.deleted {
         if path.exists() || survives(&UnsyncedEffect { path, piece: Piece::Deletion }) {
             return Ok(());
@@ -285,5 +305,23 @@ mod tests {
         unsynced.lose(&mut |_| false).unwrap();
         assert_eq!(fs::read(&path).unwrap(), [7; 10]);
         assert!(!created.exists());
+    }
+
+    #[test]
+    fn an_unsynced_renaming_can_be_undone_and_a_synced_one_never() {
+        for (synced, expected) in [(false, [7; 10]), (true, [8; 10])] {
+            let (directory, path) = file_with(&[7; 10]);
+            let before = directory.path().join("before");
+            fs::write(&before, [8; 10]).unwrap();
+            let mut unsynced = Unsynced::default();
+            unsynced.rename(&before, &path).unwrap();
+            fs::rename(&before, &path).unwrap();
+            if synced {
+                unsynced.sync_directory();
+            }
+            unsynced.lose(&mut |_| false).unwrap();
+            assert_eq!(fs::read(&path).unwrap(), expected);
+            assert_eq!(before.exists(), !synced);
+        }
     }
 }
