@@ -147,7 +147,7 @@ fn a_damaged_segment_gives_a_beginning_of_what_it_held() {
 fn a_log_with_a_damaged_file_opens_with_its_beginning_or_names_file_and_place() {
     let sample = sample();
     let place = TempDir::new().unwrap();
-    let held =
+    let mut held =
         sample.files.iter().map(|(_, bytes)| decode_records(bytes).unwrap_or_default().len());
     let newest = held.rfind(|&count| count > 0).unwrap();
     assert!((BATCH..sample.records.len() / 2).contains(&newest), "{newest} in the newest segment");
