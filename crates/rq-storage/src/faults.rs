@@ -46,6 +46,8 @@ pub enum OperationKind {
     Create,
     /// A file is written.
     Write,
+    /// A file is cut or extended.
+    SetLength,
     /// A file is synced.
     Sync,
     /// A file is renamed.
@@ -340,6 +342,20 @@ impl File for FaultFile {
         if torn.is_some() { Err(stopped()) } else { Ok(()) }
     }
 
+    fn set_length(&self, length: u64) -> io::Result<()> {
+        let mut journal =
+            self.files.admit(OperationKind::SetLength, &self.path, Some(self.life))?;
+        let old_length = self.inner.length()?;
+        // A write of nothing at the new end, which knows what was cut off there.
+        let mut old = vec![0; position(old_length.saturating_sub(length))];
+        read_full(&self.inner, &mut old, length)?;
+        let offset = length.min(old_length);
+        self.inner.set_len(length)?;
+        let write = Write { offset, new: Vec::new(), old, old_length };
+        journal.writes.entry(self.file).or_default().push(write);
+        Ok(())
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         let mut journal = self.files.admit(OperationKind::Sync, &self.path, Some(self.life))?;
         journal.writes.remove(&self.file);
@@ -435,7 +451,9 @@ fn survivors(current: Vec<u8>, writes: &[Write], choose: &mut dyn FnMut() -> u64
     let mut image = current;
     for write in writes.iter().rev() {
         let start = position(write.offset);
-        image[start..start + write.old.len()].copy_from_slice(&write.old);
+        let end = start + write.old.len();
+        image.resize(image.len().max(end), 0);
+        image[start..end].copy_from_slice(&write.old);
         image.truncate(position(write.old_length));
         lengths.push(image.len());
     }
@@ -512,6 +530,35 @@ mod tests {
             seen.insert((found[512], found[1535]));
         }
         assert_eq!(seen.len(), 4, "all combinations happen: {seen:?}");
+    }
+
+    #[test]
+    fn what_was_cut_off_may_come_back_with_its_bytes_until_it_is_synced() {
+        let mut seen = BTreeSet::new();
+        for seed in 0..200 {
+            let mut random = Random::new(seed);
+            let root = tempfile::tempdir().unwrap();
+            let path = root.path().join("file");
+            let files = quiet_files();
+            let file = files.create(&path).unwrap();
+            file.write_at(&[1; 2000], 0).unwrap();
+            file.sync_data().unwrap();
+            files.sync_directory(root.path()).unwrap();
+            file.set_length(700).unwrap();
+            if seed % 2 == 0 {
+                file.sync_data().unwrap();
+            }
+            file.set_length(900).unwrap();
+            files.lose_unsynced(&mut || random.next()).unwrap();
+            let found = fs::read(&path).unwrap();
+            assert!(found[..700].iter().all(|&byte| byte == 1), "seed {seed}");
+            if seed % 2 == 0 {
+                assert!([700, 900].contains(&found.len()), "seed {seed}");
+                assert!(found[700..].iter().all(|&byte| byte == 0), "seed {seed}");
+            }
+            seen.insert(found.len());
+        }
+        assert_eq!(seen, BTreeSet::from([700, 900, 2000]));
     }
 
     #[test]

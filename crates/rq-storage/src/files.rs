@@ -22,6 +22,8 @@ pub trait File: Debug + Send + Sync {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
     /// Writes all of `bytes` at `offset`, extending the file if needed. Not durable yet.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// Cuts the file, or extends it with zeros. Not durable yet.
+    fn set_length(&self, length: u64) -> io::Result<()>;
     /// Makes all earlier writes of this file durable, and its length. An error means that nobody
     /// knows what is durable: the caller must not retry.
     fn sync_data(&self) -> io::Result<()>;
@@ -129,6 +131,10 @@ impl File for fs::File {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.write_all_at(bytes, offset)
+    }
+
+    fn set_length(&self, length: u64) -> io::Result<()> {
+        self.set_len(length)
     }
 
     fn sync_data(&self) -> io::Result<()> {
