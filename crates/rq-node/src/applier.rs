@@ -11,6 +11,9 @@
 //! 4. A local fault (full disk, I/O error, out of memory) is no result: everything was rolled back, the
 //!    fault is shown in status, and the same entry is tried again until it works or the node stops.
 //!
+//! A received snapshot takes the place of the database here too ([`Applier::install`]), between two
+//! jobs: afterwards the writer is another one, and the applied id has jumped.
+//!
 //! # Invariants
 //! - Entries are applied in the order of the log, each exactly once.
 //! - Nobody else touches the writer connection; the checkpointer borrows it through
@@ -19,17 +22,19 @@
 use std::{
     sync::{Arc, Mutex, mpsc},
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rq_sqlite::{
-    Applied, ApplyError, Budget, Entry, EntryId, LocalKind, Operation, Settings, Writer,
+    Applied, ApplyError, Arrival, Budget, Entry, EntryId, LocalError, LocalKind, OpenError,
+    Operation, Readers, ReplaceError, Replacer, Settings, StoredState, Writer,
 };
 use rq_storage::Execution;
-use tokio::sync::mpsc as tokio_mpsc;
+use tokio::sync::{mpsc as tokio_mpsc, oneshot};
 
 use crate::{
     command::Command,
+    durability::Durability,
     environment::Clock,
     metrics::Metrics,
     progress::{Progress, Stall, lock},
@@ -62,16 +67,18 @@ pub(crate) enum Content {
 /// The handle. See the module's documentation.
 pub(crate) struct Applier {
     driver: Driver,
+    replacer: Replacer,
 }
 
 enum Driver {
     Thread { queue: Mutex<Option<mpsc::Sender<Message>>>, thread: Mutex<Option<JoinHandle<()>>> },
-    Inline(Box<Mutex<Option<Core>>>),
+    Inline(Box<Mutex<Option<Worker>>>),
 }
 
 enum Message {
     Apply(Vec<Job>, tokio_mpsc::UnboundedSender<Report>),
     Borrow(Box<dyn FnOnce(&mut Writer) + Send>),
+    Install(Arrival, Arc<Durability>, oneshot::Sender<Result<StoredState, String>>),
 }
 
 /// What the thread says of a run of jobs.
@@ -82,12 +89,22 @@ enum Report {
     End(Result<(), String>),
 }
 
-/// What the applier works with.
+/// What the applier is made of.
 pub(crate) struct Core {
     pub(crate) writer: Writer,
     pub(crate) progress: Arc<Progress>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: Arc<Metrics>,
+}
+
+/// What the applier works with.
+struct Worker {
+    /// None only after a replacement of the file that left nothing open; the node has stopped then.
+    writer: Option<Writer>,
+    replacer: Replacer,
+    progress: Arc<Progress>,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
 }
 
 impl Applier {
@@ -96,18 +113,20 @@ impl Applier {
     /// # Errors
     /// The thread could not be started.
     pub(crate) fn start(core: Core, execution: Execution) -> std::io::Result<Self> {
+        let replacer = core.writer.replacer();
+        let worker = Worker::new(core, replacer.clone());
         let driver = match execution {
-            Execution::Inline => Driver::Inline(Box::new(Mutex::new(Some(core)))),
+            Execution::Inline => Driver::Inline(Box::new(Mutex::new(Some(worker)))),
             Execution::Threads => {
                 let (queue, messages) = mpsc::channel();
                 let thread = thread::Builder::new()
                     .name("rq-applier".to_owned())
                     .stack_size(STACK_BYTES)
-                    .spawn(move || core.run(&messages))?;
+                    .spawn(move || worker.run(&messages))?;
                 Driver::Thread { queue: Mutex::new(Some(queue)), thread: Mutex::new(Some(thread)) }
             }
         };
-        Ok(Self { driver })
+        Ok(Self { driver, replacer })
     }
 
     /// Applies a run of entries and returns when the last is committed.
@@ -117,10 +136,10 @@ impl Applier {
     pub(crate) async fn apply(&self, jobs: Vec<Job>) -> Result<(), String> {
         let stopped = || "the applier has stopped".to_owned();
         match &self.driver {
-            Driver::Inline(core) => {
-                let mut core = lock(core);
+            Driver::Inline(worker) => {
+                let mut worker = lock(worker);
                 let answer = &mut |respond: Respond, applied| respond(applied);
-                core.as_mut().ok_or_else(stopped)?.apply(jobs, Faults::Report, answer)
+                worker.as_mut().ok_or_else(stopped)?.apply(jobs, Faults::Report, answer)
             }
             Driver::Thread { queue, .. } => {
                 let (reports, mut said) = tokio_mpsc::unbounded_channel();
@@ -137,6 +156,38 @@ impl Applier {
         }
     }
 
+    /// Puts a received database in the place of this one, between two entries, and returns what its
+    /// state table holds. What fails on this node is tried again until it works or the node stops; until
+    /// the file is replaced, the old one is read as before.
+    ///
+    /// # Errors
+    /// The node cannot go on; the text says why.
+    pub(crate) async fn install(
+        &self,
+        arrival: Arrival,
+        durability: &Arc<Durability>,
+    ) -> Result<StoredState, String> {
+        let stopped = || "the applier has stopped".to_owned();
+        match &self.driver {
+            Driver::Inline(worker) => {
+                let mut worker = lock(worker);
+                let worker = worker.as_mut().ok_or_else(stopped)?;
+                worker.install(&arrival, durability, Faults::Report)
+            }
+            Driver::Thread { queue, .. } => {
+                let (done, installed) = oneshot::channel();
+                let message = Message::Install(arrival, Arc::clone(durability), done);
+                lock(queue).as_ref().ok_or_else(stopped)?.send(message).map_err(|_| stopped())?;
+                installed.await.map_err(|_| stopped())?
+            }
+        }
+    }
+
+    /// The pool of the database.
+    pub(crate) fn readers(&self) -> &Readers {
+        self.replacer.readers()
+    }
+
     /// Runs `work` on the writer connection between two entries, and waits for it. `None` if the
     /// applier has stopped. Must not be called on an async worker.
     pub(crate) fn with_writer<R: Send + 'static>(
@@ -144,7 +195,9 @@ impl Applier {
         work: impl FnOnce(&mut Writer) -> R + Send + 'static,
     ) -> Option<R> {
         match &self.driver {
-            Driver::Inline(core) => lock(core).as_mut().map(|core| work(&mut core.writer)),
+            Driver::Inline(worker) => {
+                lock(worker).as_mut().and_then(|worker| worker.writer.as_mut()).map(work)
+            }
             Driver::Thread { queue, .. } => {
                 let (done, result) = mpsc::sync_channel(1);
                 let message = Message::Borrow(Box::new(move |writer| {
@@ -162,8 +215,8 @@ impl Applier {
     /// its entry is in the log, and the next start applies it from its beginning.
     pub(crate) fn close(&self, patience: Duration) -> bool {
         match &self.driver {
-            Driver::Inline(core) => {
-                drop(lock(core).take());
+            Driver::Inline(worker) => {
+                drop(lock(worker).take());
                 true
             }
             Driver::Thread { queue, thread } => {
@@ -183,7 +236,12 @@ enum Faults {
     Report,
 }
 
-impl Core {
+impl Worker {
+    fn new(core: Core, replacer: Replacer) -> Self {
+        let Core { writer, progress, clock, metrics } = core;
+        Self { writer: Some(writer), replacer, progress, clock, metrics }
+    }
+
     fn run(mut self, messages: &mpsc::Receiver<Message>) {
         while let Ok(message) = messages.recv() {
             match message {
@@ -198,7 +256,19 @@ impl Core {
                     }
                     drop(reports.send(Report::End(result)));
                 }
-                Message::Borrow(work) => work(&mut self.writer),
+                Message::Borrow(work) => {
+                    // Who waits hears that there is no writer when the work is dropped.
+                    if let Some(writer) = &mut self.writer {
+                        work(writer);
+                    }
+                }
+                Message::Install(arrival, durability, done) => {
+                    let result = self.install(&arrival, &durability, Faults::Retry);
+                    if let Err(reason) = &result {
+                        self.progress.set_stopped(reason.clone());
+                    }
+                    drop(done.send(result));
+                }
             }
         }
     }
@@ -233,42 +303,129 @@ impl Core {
             Content::Membership(bytes) => bare(id, Operation::Membership(bytes)),
             Content::Command(command) => command.entry(id),
         };
-        let mut stalled = false;
+        let writer = self.writer.as_mut().ok_or("the database is not open")?;
+        let mut stall = Stalling::new(&self.progress, id.index);
         loop {
-            match self.writer.apply(&entry, wanted) {
+            match writer.apply(&entry, wanted) {
                 Ok(applied) => {
-                    if stalled {
-                        self.progress.set_apply_stalled(None);
-                        tracing::info!(
-                            component = "store",
-                            "applying goes on at index {}",
-                            id.index
-                        );
-                    }
+                    stall.end();
                     return Ok(applied);
                 }
                 Err(ApplyError::Local(fault)) if faults == Faults::Retry => {
                     self.metrics.apply_retries.add(1);
-                    if !stalled {
-                        tracing::error!(
-                            component = "store",
-                            "entry {} could not be applied, trying again until it can: {fault}",
-                            id.index
-                        );
-                        stalled = true;
-                    }
-                    self.progress.set_apply_stalled(Some(Stall {
-                        index: id.index,
-                        reason: fault.to_string(),
-                        disk_full: fault.kind == LocalKind::DiskFull,
-                    }));
-                    if self.progress.is_stopping() {
-                        return Err(format!("stopped while entry {} waited: {fault}", id.index));
-                    }
-                    thread::sleep(RETRY_DELAY);
+                    stall.wait(&fault, "applying")?;
                 }
                 Err(error) => return Err(format!("applying entry {}: {error}", id.index)),
             }
+        }
+    }
+
+    /// See [`Applier::install`].
+    fn install(
+        &mut self,
+        arrival: &Arrival,
+        durability: &Durability,
+        faults: Faults,
+    ) -> Result<StoredState, String> {
+        let began = Instant::now();
+        let index = arrival.applied.index;
+        let mut stall = Stalling::new(&self.progress, index);
+        let state = loop {
+            let (writer, replacer) = (&mut self.writer, &self.replacer);
+            match durability.with_place(|place| replacer.replace(writer, place, arrival)) {
+                Ok(replaced) => {
+                    tracing::info!(
+                        component = "snapshot",
+                        "snapshot up to index {index} installed in {:?}; reads waited {:?}",
+                        began.elapsed(),
+                        replaced.pause
+                    );
+                    break replaced.state;
+                }
+                Err(ReplaceError::NotDone(fault)) if faults == Faults::Retry => {
+                    stall.wait(&fault, "installing a snapshot")?;
+                }
+                Err(ReplaceError::Closed { replaced, source }) if faults == Faults::Retry => {
+                    let state = self.reopen(source, durability, &mut stall)?;
+                    if replaced {
+                        break state;
+                    }
+                }
+                Err(error) => {
+                    return Err(format!("installing the snapshot up to {index}: {error}"));
+                }
+            }
+        };
+        stall.end();
+        self.progress.set_applied(arrival.applied, self.clock.now_ms());
+        // It was synced before it took its name, and nothing was written since.
+        self.progress.set_durable(arrival.applied);
+        Ok(state)
+    }
+
+    /// Opens the file again that could not be opened because of `error`, until it works.
+    fn reopen(
+        &mut self,
+        mut error: OpenError,
+        durability: &Durability,
+        stall: &mut Stalling,
+    ) -> Result<StoredState, String> {
+        loop {
+            let OpenError::Local { source: fault, .. } = &error else {
+                return Err(format!("opening the database again: {error}"));
+            };
+            stall.wait(fault, "opening the database again")?;
+            let (writer, replacer) = (&mut self.writer, &self.replacer);
+            match durability.with_place(|place| replacer.reopen(writer, place)) {
+                Ok(state) => return Ok(state),
+                Err(again) => error = again,
+            }
+        }
+    }
+}
+
+/// What stands still for a fault of this node, and shows it.
+struct Stalling {
+    progress: Arc<Progress>,
+    index: u64,
+    stalled: bool,
+}
+
+impl Stalling {
+    fn new(progress: &Arc<Progress>, index: u64) -> Self {
+        Self { progress: Arc::clone(progress), index, stalled: false }
+    }
+
+    /// Shows the fault and waits until it may be tried again.
+    ///
+    /// # Errors
+    /// The node is being stopped.
+    fn wait(&mut self, fault: &LocalError, doing: &str) -> Result<(), String> {
+        let index = self.index;
+        if !self.stalled {
+            tracing::error!(
+                component = "store",
+                "{doing} stands still at index {index}, tried again until it works: {fault}"
+            );
+            self.stalled = true;
+        }
+        self.progress.set_apply_stalled(Some(Stall {
+            index,
+            reason: fault.to_string(),
+            disk_full: fault.kind == LocalKind::DiskFull,
+        }));
+        if self.progress.is_stopping() {
+            return Err(format!("stopped while entry {index} waited: {fault}"));
+        }
+        thread::sleep(RETRY_DELAY);
+        Ok(())
+    }
+
+    /// It goes on.
+    fn end(self) {
+        if self.stalled {
+            self.progress.set_apply_stalled(None);
+            tracing::info!(component = "store", "applying goes on at index {}", self.index);
         }
     }
 }

@@ -74,6 +74,11 @@ impl Durability {
         lock(&self.checkpointer).as_mut().map(work)
     }
 
+    /// Runs `work` with the place of the checkpoint connection, which may be put another one into.
+    pub(crate) fn with_place<R>(&self, work: impl FnOnce(&mut Option<Checkpointer>) -> R) -> R {
+        work(&mut lock(&self.checkpointer))
+    }
+
     /// Closes the checkpoint connection.
     pub(crate) fn close(&self) {
         drop(lock(&self.checkpointer).take());

@@ -1,7 +1,8 @@
 //! Committed entries on their way to the engine, and what openraft calls a snapshot.
 //!
 //! A snapshot is not a copy here: it is the statement that the database file is durable up to some
-//! entry. Building one means syncing the WAL; its "data" is the file itself, so [`DurableFile`] is empty.
+//! entry. Building one means syncing the WAL; its "data" is the file itself. What another node sent is
+//! a file too, complete and durable, which takes the place of the database (`applier`).
 
 use std::{
     io,
@@ -14,7 +15,7 @@ use openraft::{
     storage::{EntryResponder, RaftStateMachine, Snapshot, SnapshotMeta},
     type_config::alias::{SnapshotMetaOf, SnapshotOf},
 };
-use rq_sqlite::Applied;
+use rq_sqlite::{Applied, Arrival, Readers};
 
 use super::{
     LogId, TypeConfig, entry_id, log_id,
@@ -26,9 +27,15 @@ use crate::{
     progress::{Progress, lock},
 };
 
-/// The data of a snapshot: nothing, because the file is in place already.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct DurableFile;
+/// The data of a snapshot.
+#[derive(Clone, Debug)]
+pub(crate) enum DurableFile {
+    /// The database of this node, through which its pages can be read. It may be further on than the
+    /// snapshot says.
+    Own(Readers),
+    /// What another node sent.
+    Received(Arrival),
+}
 
 /// The state machine as openraft sees it; cheap to clone.
 #[derive(Clone)]
@@ -63,6 +70,10 @@ impl StateMachine {
 
     fn applied_log_id(&self) -> Option<LogId> {
         self.applied_any.then(|| log_id(self.progress.applied()))
+    }
+
+    fn own_file(&self) -> DurableFile {
+        DurableFile::Own(self.applier.readers().clone())
     }
 
     /// The snapshot up to which the file is known to be durable.
@@ -131,17 +142,33 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn install_snapshot(
         &mut self,
-        _meta: &SnapshotMetaOf<TypeConfig>,
-        _snapshot: DurableFile,
+        meta: &SnapshotMetaOf<TypeConfig>,
+        snapshot: DurableFile,
     ) -> Result<(), io::Error> {
-        // Only a leader elsewhere sends snapshots, and there is no way in for one.
-        Err(io::Error::new(io::ErrorKind::Unsupported, "this program runs single nodes only"))
+        let arrival = match snapshot {
+            DurableFile::Received(arrival) => arrival,
+            DurableFile::Own(_) => {
+                let reason = "a database that is in place cannot be installed";
+                return Err(io::Error::new(io::ErrorKind::Unsupported, reason));
+            }
+        };
+        if meta.last_log_id != Some(log_id(arrival.applied)) {
+            let reason = format!("a snapshot of {:?} came with {:?}", meta, arrival.applied);
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
+        }
+        let installed = self.applier.install(arrival, &self.durability).await;
+        let state = installed.map_err(io::Error::other)?;
+        let membership = membership::stored(state.membership.as_ref()).map_err(io::Error::other)?;
+        self.applied_any = true;
+        *lock(&self.memberships) =
+            Memberships { previous: membership.clone(), current: membership };
+        Ok(())
     }
 
     async fn get_current_snapshot(
         &mut self,
     ) -> Result<Option<SnapshotOf<TypeConfig, DurableFile>>, io::Error> {
-        Ok(self.durable_snapshot().map(|meta| Snapshot { meta, snapshot: DurableFile }))
+        Ok(self.durable_snapshot().map(|meta| Snapshot { meta, snapshot: self.own_file() }))
     }
 }
 
@@ -154,6 +181,6 @@ impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
             last_log_id: None,
             last_membership: Stored::default(),
         });
-        Ok(Snapshot { meta, snapshot: DurableFile })
+        Ok(Snapshot { meta, snapshot: self.own_file() })
     }
 }
