@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rq_tests::{Connection, Node, Process, Request, binaries};
+use rq_tests::{Connection, Node, Process, Random, Request, binaries};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -263,6 +263,39 @@ fn beyond_loopback_without_users_it_warns() {
         assert!(start.elapsed() < PATIENCE, "no warning in\n{}", process.stderr().join("\n"));
         thread::sleep(Duration::from_millis(10));
     }
+    let status = loop {
+        let answer = Connection::open(&format!("127.0.0.1:{port}"))
+            .and_then(|mut connection| connection.request(&Request::get("/status?key=http")));
+        match answer {
+            Ok(answer) => break answer.json(),
+            Err(error) => assert!(start.elapsed() < PATIENCE, "{error}"),
+        }
+        thread::sleep(Duration::from_millis(10));
+    };
+    let warnings = status["warnings"].as_array().expect("a list");
+    assert!(!warnings.is_empty(), "status says it as well: {status}");
+}
+
+/// Whoever is no node, or sends what no node sends.
+#[test]
+fn strangers_on_the_internode_port_get_nothing() {
+    let mut node = Node::start();
+    node.execute(r#"["CREATE TABLE t(a)"]"#);
+    let mut random = Random::new(1);
+    let mut greetings =
+        vec![b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(), vec![0; 100], vec![0xff; 100]];
+    greetings.extend((0..20_usize).map(|length| random.bytes(1 + length * length)));
+    for greeting in greetings {
+        let mut stranger = Connection::open(node.raft_addr()).unwrap();
+        // It may have been turned away already.
+        let sent = stranger.send_bytes(&greeting).and_then(|()| stranger.close_sending());
+        match stranger.receive_to_end() {
+            Ok(answer) => assert_eq!(answer, b"", "{greeting:?}: {sent:?}"),
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
+        }
+    }
+    assert_eq!(node.value("SELECT count(*) FROM t"), 0);
+    assert_eq!(node.stop(), 0);
 }
 
 #[test]
