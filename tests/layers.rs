@@ -178,6 +178,25 @@ fn every_licence_is_allowed() {
 }
 
 /// Whether one alternative of an SPDX expression is made of allowed licences alone.
+#[test]
+fn both_licences_are_there_in_full_and_no_nodes_data() {
+    let read = |name: &str| fs::read_to_string(workspace_root().join(name)).unwrap();
+    let licence = read("LICENSE");
+    for sentence in [
+        "MIT License",
+        "Permission is hereby granted",
+        "Apache License",
+        "END OF TERMS AND CONDITIONS",
+    ] {
+        assert!(licence.contains(sentence), "LICENSE lacks {sentence:?}");
+    }
+    for (name, package) in ours() {
+        assert_eq!(package["license"], "MIT OR Apache-2.0", "{name}");
+    }
+    // The directory of the README's node lies within the project.
+    assert!(read("README.md").contains("./rq-data") && read(".gitignore").contains("/rq-data\n"));
+}
+
 fn is_allowed(expression: &str) -> bool {
     let expression = expression.replace('/', " OR ").replace(['(', ')'], "");
     // Without brackets AND binds closer than OR; a bracketed OR inside an AND then reads stricter

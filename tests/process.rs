@@ -588,8 +588,16 @@ fn a_second_signal_stops_it_at_once() {
     endless.send(&Request::post("/db/query", json!([sql]).to_string())).unwrap();
     thread::sleep(Duration::from_millis(100));
     node.process().signal(Signal::TERM);
-    node.process().signal(Signal::TERM);
-    node.process().wait(Duration::from_secs(10));
+    // Two of a kind at the same moment would be one.
+    let start = Instant::now();
+    while !node.log().contains("received signal \"terminated\"") {
+        assert!(start.elapsed() < PATIENCE, "{}", node.log());
+        thread::sleep(Duration::from_millis(5));
+    }
+    node.process().signal(Signal::INT);
+    let status = node.process().wait(Duration::from_secs(10));
+    assert_eq!(status.code(), Some(1), "not everything was finished: {}", node.log());
+    assert!(node.log().contains("ending at once"), "{}", node.log());
     node.restart();
     assert_eq!(node.stop(), 0);
 }

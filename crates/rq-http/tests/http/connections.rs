@@ -109,6 +109,24 @@ fn a_client_that_hangs_up_cancels_its_read() {
     assert_eq!(fixture.counter("http", "requests_hung_up"), 2);
 }
 
+/// What runs as a log entry ends the same on every node, so no client can stop it.
+#[test]
+fn a_client_that_hangs_up_does_not_end_its_write() {
+    let fixture = Fixture::start(|_| {});
+    fixture.post("/db/execute", r#"["CREATE TABLE t(a)"]"#).expect(200, r#"{"results":[{}]}"#);
+    let applied = || fixture.slot.get().unwrap().status().raft.commit_index;
+    let before = applied();
+    let long = "INSERT INTO t SELECT count(*) FROM (WITH RECURSIVE c(x) AS (VALUES(1) UNION ALL \
+                SELECT x+1 FROM c LIMIT 2000000) SELECT x FROM c)";
+    let mut client = fixture.connect();
+    client.send(post("/db/execute", &format!("[\"{long}\"]")));
+    eventually("the write is under way", || applied() > before);
+    drop(client);
+    eventually("the connection is gone", || fixture.connections() == 0);
+    let rows = fixture.get("/db/query?level=strong&q=SELECT+a+FROM+t");
+    assert!(rows.text().contains(r#""values":[[2000000]]"#), "{}", rows.text());
+}
+
 #[test]
 fn half_a_request_does_nothing() {
     let fixture = Fixture::start(|_| {});
