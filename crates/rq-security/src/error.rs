@@ -74,4 +74,12 @@ pub enum Error {
         /// Where it was looked for and what happened.
         reason: String,
     },
+    /// The cluster's secret cannot be used as one.
+    #[error("cluster secret {}: {reason}", path.display())]
+    BadSecret {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
 }

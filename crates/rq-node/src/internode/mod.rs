@@ -17,11 +17,15 @@
 //! [`CallError::NotSent`]: not one byte of the request can have reached the other side. After
 //! [`CallError::Unanswered`] it may have been carried out. Nothing here ever sends a call twice.
 
+mod tcp;
+
 use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use thiserror::Error;
+
+pub use self::tcp::{BindError, TcpNetwork, TcpOptions, TcpTls};
 
 /// The way to the other nodes, and from them.
 pub trait Network: Send + Sync + Debug {

@@ -17,6 +17,7 @@ mod verify;
 mod leaf;
 
 use std::{
+    fmt,
     path::{Path, PathBuf},
     sync::{
         Arc, PoisonError, RwLock,
@@ -239,6 +240,12 @@ impl ServerTls {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         change(&mut current);
         current.config = build(&current.pair, current.verifier.clone(), &self.provider, &self.time);
+    }
+}
+
+impl fmt::Debug for ServerTls {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("ServerTls").field("options", &self.options).finish_non_exhaustive()
     }
 }
 

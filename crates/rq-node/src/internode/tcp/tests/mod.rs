@@ -1,0 +1,110 @@
+//! Real sockets on loopback: two networks, an answerer that can be told how to behave, and strangers.
+
+mod calls;
+
+use std::{
+    collections::HashMap,
+    future::pending,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tokio::{net::TcpListener, sync::Semaphore, time::sleep};
+
+use super::{TcpNetwork, TcpOptions};
+use crate::internode::{Answerer, Call, CallError, Lane, Network as _};
+
+/// More than anything here takes on a busy machine.
+const LONG: Duration = Duration::from_secs(60);
+
+/// What an answerer saw, and how it behaves. The first word of a request says what to do with it.
+#[derive(Debug)]
+struct Recorder {
+    /// The requests, in the order in which they were first polled.
+    seen: Mutex<Vec<(Lane, Bytes)>>,
+    /// What requests beginning with `wait` need one permit of.
+    gate: Semaphore,
+}
+
+impl Recorder {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { seen: Mutex::default(), gate: Semaphore::new(0) })
+    }
+
+    /// How often each request was seen.
+    fn counts(&self) -> HashMap<Bytes, usize> {
+        let mut counts = HashMap::new();
+        for (_, request) in self.seen.lock().unwrap().iter() {
+            *counts.entry(request.clone()).or_default() += 1;
+        }
+        counts
+    }
+
+    fn seen(&self) -> usize {
+        self.seen.lock().unwrap().len()
+    }
+}
+
+/// An answerer that shares its recorder with the test.
+struct Recording(Arc<Recorder>);
+
+impl Answerer for Recording {
+    fn answer(&self, lane: Lane, request: Bytes) -> BoxFuture<'static, Bytes> {
+        let recorder = Arc::clone(&self.0);
+        Box::pin(async move {
+            recorder.seen.lock().unwrap().push((lane, request.clone()));
+            if request.starts_with(b"wait") {
+                recorder.gate.acquire().await.unwrap().forget();
+            } else if request.starts_with(b"never") {
+                pending::<()>().await;
+            } else if request.starts_with(b"huge") {
+                return Bytes::from(vec![0; lane.request_bytes_max() + 1]);
+            } else if request.starts_with(b"close") {
+                sleep(Duration::from_millis(200)).await;
+            }
+            request
+        })
+    }
+}
+
+async fn network(options: TcpOptions) -> Arc<TcpNetwork> {
+    TcpNetwork::bind(&["127.0.0.1:0".to_owned()], options).await.unwrap()
+}
+
+/// A network with an answerer.
+async fn node(options: TcpOptions) -> (Arc<TcpNetwork>, Arc<Recorder>) {
+    let (network, recorder) = (network(options).await, Recorder::new());
+    network.listen(Some(Arc::new(Recording(Arc::clone(&recorder)))));
+    (network, recorder)
+}
+
+fn call(to: impl ToString, lane: Lane, request: impl Into<Bytes>, timeout: Duration) -> Call {
+    Call { to: to.to_string(), lane, request: request.into(), timeout }
+}
+
+/// Waits until something is so; fails the test if it never is.
+async fn eventually(what: &str, is_so: impl Fn() -> bool) {
+    for _ in 0..3000 {
+        if is_so() {
+            return;
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+    panic!("never: {what}");
+}
+
+fn not_sent(outcome: &Result<Bytes, CallError>) -> bool {
+    matches!(outcome, Err(CallError::NotSent(_)))
+}
+
+fn unanswered(outcome: &Result<Bytes, CallError>) -> bool {
+    matches!(outcome, Err(CallError::Unanswered(_)))
+}
+
+/// An address where nobody listens.
+async fn nowhere() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    listener.local_addr().unwrap().to_string()
+}
