@@ -114,10 +114,23 @@ impl Connection {
     /// # Errors
     /// Nobody listens there.
     pub fn open(address: &str) -> io::Result<Self> {
-        let stream = TcpStream::connect(address)?;
+        Self::over(TcpStream::connect(address)?, SOCKET_TIMEOUT)
+    }
+
+    /// Connects to `host:port`, the host a number, and lets neither that nor a read or write on the
+    /// connection take longer.
+    ///
+    /// # Errors
+    /// Nobody listens there, or nobody answers in time.
+    pub fn open_within(address: &str, timeout: Duration) -> io::Result<Self> {
+        let address = address.parse().map_err(|_| invalid(format!("not an address: {address}")))?;
+        Self::over(TcpStream::connect_timeout(&address, timeout)?, timeout)
+    }
+
+    fn over(stream: TcpStream, timeout: Duration) -> io::Result<Self> {
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(SOCKET_TIMEOUT))?;
-        stream.set_write_timeout(Some(SOCKET_TIMEOUT))?;
+        stream.set_read_timeout(Some(timeout))?;
+        stream.set_write_timeout(Some(timeout))?;
         Ok(Self { stream: BufReader::new(stream) })
     }
 

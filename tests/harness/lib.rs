@@ -7,7 +7,10 @@
 //!   proper client would.
 //! - A helper that fails panics with a sentence: everything here runs on behalf of a test.
 
+#![expect(clippy::print_stdout, reason = "what was done to a cluster is told beside its test")]
+
 pub mod binaries;
+pub mod cluster;
 pub mod linearizability;
 
 mod client;
@@ -16,6 +19,6 @@ mod process;
 mod random;
 
 pub use client::{Connection, Request, Response};
-pub use node::{Node, NodeBuilder};
+pub use node::{Node, NodeBuilder, free_addresses};
 pub use process::{Process, peak_resident_bytes, resident_bytes};
 pub use random::Random;

@@ -42,6 +42,7 @@ pub struct NodeBuilder {
     addresses: Option<(String, String)>,
     program: Option<PathBuf>,
     variables: Vec<(String, String)>,
+    namespace: Option<String>,
     errors_expected: bool,
 }
 
@@ -71,6 +72,21 @@ impl NodeBuilder {
     #[must_use]
     pub fn variable(mut self, name: &str, value: &str) -> Self {
         self.variables.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Uses these addresses, `host:port` of the HTTP API and of the internode port, instead of free
+    /// ones of this machine.
+    #[must_use]
+    pub fn addresses(mut self, http: &str, raft: &str) -> Self {
+        self.addresses = Some((http.to_owned(), raft.to_owned()));
+        self
+    }
+
+    /// Runs the node in a network namespace, whose name this is.
+    #[must_use]
+    pub fn namespace(mut self, name: &str) -> Self {
+        self.namespace = Some(name.to_owned());
         self
     }
 
@@ -267,10 +283,23 @@ impl Node {
     /// Starts the node again on the same directory and addresses after [`Node::stop`] or
     /// [`Node::kill`], and waits until it is ready.
     pub fn restart(&mut self) {
+        self.launch_again();
+        self.wait_ready();
+    }
+
+    /// As [`Node::restart`], without waiting: a member of a cluster may need others for that.
+    pub fn launch_again(&mut self) {
         self.check_log();
         self.process = launch(&self.builder, &self.http, &self.raft, &self.directory);
         self.checked = false;
-        self.wait_ready();
+    }
+
+    /// Changes addresses and flags for the next start.
+    pub fn reconfigure(&mut self, addresses: Option<(String, String)>, flags: &[String]) {
+        if let Some((http, raft)) = addresses {
+            (self.http, self.raft) = (http, raft);
+        }
+        self.builder.flags = flags.to_vec();
     }
 
     /// As [`Node::restart`], with these flags instead of the former ones.
@@ -313,7 +342,14 @@ fn is_alarming(line: &str) -> bool {
 
 fn launch(builder: &NodeBuilder, http: &str, raft: &str, directory: &Path) -> Process {
     let program = builder.program.clone().unwrap_or_else(|| binaries::rqd().to_owned());
-    let mut command = Command::new(program);
+    let mut command = match &builder.namespace {
+        None => Command::new(program),
+        Some(name) => {
+            let mut command = Command::new("nsenter");
+            command.arg(format!("--net=/run/netns/{name}")).arg("--").arg(program);
+            command
+        }
+    };
     command.args(["-http-addr", http, "-raft-addr", raft]).args(&builder.flags).arg(directory);
     command.envs(builder.variables.iter().map(|(name, value)| (name, value)));
     Process::start_command(command)
@@ -323,7 +359,7 @@ fn launch(builder: &NodeBuilder, http: &str, raft: &str, directory: &Path) -> Pr
 ///
 /// They lie below the range from which systems give ports to outgoing connections, so that no
 /// client can take one between this look and the node's start.
-fn free_addresses() -> (String, String) {
+pub fn free_addresses() -> (String, String) {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let spread = u16::try_from(process::id() % 64).expect("below 64") * 180;
     let mut free = iter::repeat_with(|| NEXT.fetch_add(1, Ordering::Relaxed))

@@ -24,6 +24,15 @@ pub struct Operation<C, S> {
     pub answer: Option<(u64, S)>,
 }
 
+impl<C, S> Operation<C, S> {
+    /// The key of an operation whose call names one, and the operation without it.
+    pub fn split<K, D>(self, apart: impl FnOnce(C) -> (K, D)) -> (K, Operation<D, S>) {
+        let Self { client, call, sent, answer } = self;
+        let (key, call) = apart(call);
+        (key, Operation { client, call, sent, answer })
+    }
+}
+
 /// The clock of a history; copies tell the same time.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
