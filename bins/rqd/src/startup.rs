@@ -104,12 +104,12 @@ async fn serve(
     };
     warn_if_open(&config, &users);
     let slot = NodeSlot::new();
-    let bound = rq_http::bind(http_options(&config, users, tls))
+    let bound = rq_http::bind(http_options(&config, Arc::clone(&users), tls))
         .await
         .map_err(|error| format!("failed to start HTTP server: {error}"))?;
     tracing::info!(component = "http", "service listening on {}", bound.local_addr());
     let server = bound.serve(slot.clone());
-    let opening = open_store(&config);
+    let opening = open_store(&config, &users);
     let node = tokio::select! {
         node = opening => node?,
         () = signals.first() => {
@@ -145,9 +145,9 @@ fn tell_state(config: &Config) {
     tracing::info!("{state} {}", directory.display());
 }
 
-async fn open_store(config: &Config) -> Result<Node, String> {
+async fn open_store(config: &Config, users: &Arc<Users>) -> Result<Node, String> {
     let failed = |error: &dyn std::fmt::Display| format!("failed to open store: {error}");
-    let node = Node::open(node_options(config), Environment::real())
+    let node = Node::open_alone(node_options(config, users), Environment::real())
         .await
         .map_err(|error| failed(&Chain(&error)))?;
     tracing::info!(
@@ -222,7 +222,7 @@ fn saturated(limit: Option<u64>) -> usize {
     limit.map_or(0, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
-fn node_options(config: &Config) -> rq_node::Options {
+fn node_options(config: &Config, users: &Arc<Users>) -> rq_node::Options {
     /// Longer than any process runs.
     const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
     let limits = &config.limits;
@@ -232,6 +232,10 @@ fn node_options(config: &Config) -> rq_node::Options {
         node_id: config.node_id.clone(),
         raft_addr: config.raft_advertised.as_str().to_owned(),
         api_url: config.api_url(),
+        api_version: API_VERSION.to_owned(),
+        replica: false,
+        users: Arc::clone(users),
+        reap: rq_node::Reap::default(),
         foreign_keys: config.sqlite.foreign_keys,
         readers_max: config.sqlite.read_connections_max,
         budget: Budget {

@@ -131,6 +131,8 @@ codes! {
         "The write was proposed, but its end is not known: leadership or the connection was lost. Look before repeating it."
     ForwardFailed "forward_failed" 503 NotDone true
         "The request could not be handed to the leader; nothing of it was sent."
+    Membership "membership" 500 NotDone false
+        "The membership of the cluster cannot be changed in this way; the message says why."
     Internal "internal" 500 Unknown false
         "Something failed that never should. The log of the node says more."
 }

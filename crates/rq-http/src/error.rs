@@ -40,6 +40,9 @@ pub(crate) fn code(error: &Error) -> Code {
         Error::ShuttingDown => Code::ShuttingDown,
         Error::Request(_) => Code::TransactionMisuse,
         Error::OutcomeUnknown(_) => Code::OutcomeUnknown,
+        Error::Unauthorized(_) => Code::Unauthorized,
+        Error::Unreachable(_) => Code::ForwardFailed,
+        Error::Membership(_) => Code::Membership,
         Error::Stopped(_) => Code::Internal,
     }
 }
@@ -53,6 +56,7 @@ fn status_everywhere(error: &Error) -> Option<StatusCode> {
         | Error::ShuttingDown
         | Error::Stopped(_) => Some(StatusCode::SERVICE_UNAVAILABLE),
         Error::TooLarge { .. } => Some(StatusCode::PAYLOAD_TOO_LARGE),
+        Error::Unauthorized(_) => Some(StatusCode::UNAUTHORIZED),
         Error::DiskFull { .. } => Some(StatusCode::INSUFFICIENT_STORAGE),
         Error::DisallowedPragma
         | Error::NotOpen
@@ -63,6 +67,8 @@ fn status_everywhere(error: &Error) -> Option<StatusCode> {
         | Error::EnqueueTimeout
         | Error::WaitTimeout { .. }
         | Error::Request(_)
+        | Error::Unreachable(_)
+        | Error::Membership(_)
         | Error::OutcomeUnknown(_) => None,
     }
 }

@@ -302,6 +302,9 @@ impl Worker {
             | Error::Overloaded
             | Error::ShuttingDown
             | Error::Request(_)
+            | Error::Unauthorized(_)
+            | Error::Unreachable(_)
+            | Error::Membership(_)
             | Error::Stopped(_) => &self.metrics.queued_unknown_error,
         };
         counter.increment();

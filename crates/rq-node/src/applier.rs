@@ -281,7 +281,11 @@ impl Worker {
     ) -> Result<(), String> {
         for job in jobs {
             let applied = self.apply_one(job.id, &job.content, job.respond.is_some(), faults)?;
-            self.progress.set_applied(job.id, self.clock.now_ms());
+            let now_ms = self.clock.now_ms();
+            if let Content::Command(command) = &job.content {
+                self.progress.note_lag(now_ms.saturating_sub(command.clock_ms()));
+            }
+            self.progress.set_applied(job.id, now_ms);
             if let Some(respond) = job.respond {
                 answer(respond, applied);
             }

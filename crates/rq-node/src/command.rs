@@ -38,7 +38,8 @@ const COMPRESS_FROM_BYTES: usize = 16 * 1024;
 const PLAIN_BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;
 /// zstd's level: 1 costs about 2 ms a megabyte and finds nearly all repetition of SQL text.
 const COMPRESSION_LEVEL: i32 = 1;
-const FORMAT: u8 = 1;
+/// The format of commands this program writes, and the newest it reads.
+pub(crate) const FORMAT: u8 = 1;
 const PLAIN: u8 = 0;
 const ZSTD: u8 = 1;
 
@@ -140,6 +141,11 @@ impl Command {
             Work::Maintenance(maintenance) => Operation::Maintenance(maintenance),
         };
         Entry { id, clock_ms: self.clock_ms, seed: self.seed, settings: self.settings, operation }
+    }
+
+    /// The leader's clock when it proposed this.
+    pub(crate) fn clock_ms(&self) -> i64 {
+        self.clock_ms
     }
 
     /// The requests of a batch.
@@ -245,7 +251,7 @@ struct RequestMessage {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-struct StatementMessage {
+pub(crate) struct StatementMessage {
     #[prost(string, tag = "1")]
     sql: String,
     #[prost(message, repeated, tag = "2")]
@@ -261,7 +267,7 @@ struct ParameterMessage {
 }
 
 #[derive(Clone, PartialEq, prost::Oneof)]
-enum ValueMessage {
+pub(crate) enum ValueMessage {
     #[prost(sint64, tag = "2")]
     Integer(i64),
     #[prost(double, tag = "3")]
@@ -282,6 +288,30 @@ struct MaintenanceMessage {
     page_size: Option<u32>,
     #[prost(uint32, optional, tag = "4")]
     auto_vacuum: Option<u32>,
+}
+
+impl ValueMessage {
+    /// A value as a field; NULL is an absent one.
+    pub(crate) fn write(value: Value) -> Option<Self> {
+        match value {
+            Value::Null => None,
+            Value::Integer(integer) => Some(Self::Integer(integer)),
+            Value::Real(real) => Some(Self::Real(real)),
+            Value::Text(text) => Some(Self::Text(text)),
+            Value::Blob(blob) => Some(Self::Blob(blob)),
+        }
+    }
+
+    /// A value from its field.
+    pub(crate) fn read(field: Option<Self>) -> Value {
+        match field {
+            None => Value::Null,
+            Some(Self::Integer(integer)) => Value::Integer(integer),
+            Some(Self::Real(real)) => Value::Real(real),
+            Some(Self::Text(text)) => Value::Text(text),
+            Some(Self::Blob(blob)) => Value::Blob(blob),
+        }
+    }
 }
 
 const MODE_EXECUTE: u32 = 0;
@@ -330,13 +360,7 @@ impl From<&Statement> for StatementMessage {
             .iter()
             .map(|parameter| ParameterMessage {
                 name: parameter.name.clone(),
-                value: match &parameter.value {
-                    Value::Null => None,
-                    Value::Integer(integer) => Some(ValueMessage::Integer(*integer)),
-                    Value::Real(real) => Some(ValueMessage::Real(*real)),
-                    Value::Text(text) => Some(ValueMessage::Text(text.clone())),
-                    Value::Blob(blob) => Some(ValueMessage::Blob(blob.clone())),
-                },
+                value: ValueMessage::write(parameter.value.clone()),
             })
             .collect();
         Self { sql: statement.sql.clone(), parameters }
@@ -409,13 +433,7 @@ impl From<StatementMessage> for Statement {
             .into_iter()
             .map(|parameter| Parameter {
                 name: parameter.name,
-                value: match parameter.value {
-                    None => Value::Null,
-                    Some(ValueMessage::Integer(integer)) => Value::Integer(integer),
-                    Some(ValueMessage::Real(real)) => Value::Real(real),
-                    Some(ValueMessage::Text(text)) => Value::Text(text),
-                    Some(ValueMessage::Blob(blob)) => Value::Blob(blob),
-                },
+                value: ValueMessage::read(parameter.value),
             })
             .collect();
         Self { sql: message.sql, parameters }

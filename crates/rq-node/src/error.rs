@@ -87,6 +87,15 @@ pub enum Error {
     /// The write was proposed, and its end was not seen: it may or may not have taken effect.
     #[error("outcome unknown: {0}")]
     OutcomeUnknown(String),
+    /// The leader did not accept the caller's credentials for what was forwarded: `Execute`, `query`, ….
+    #[error("remote {0} not authorized")]
+    Unauthorized(String),
+    /// The leader could not be reached, or a read lost its answer on the way.
+    #[error("{0}")]
+    Unreachable(String),
+    /// The membership cannot be changed in this way.
+    #[error("{0}")]
+    Membership(String),
     /// The node had to stop serving: a failed fsync, a corrupt file.
     #[error("the node has stopped: {0}")]
     Stopped(String),
@@ -121,6 +130,9 @@ impl Error {
             | Self::Overloaded
             | Self::ShuttingDown
             | Self::Request(_)
+            | Self::Unauthorized(_)
+            | Self::Unreachable(_)
+            | Self::Membership(_)
             | Self::Stopped(_) => EffectKnown::NotDone,
         }
     }
@@ -129,7 +141,14 @@ impl Error {
     /// danger of being done twice.
     pub fn is_retryable(&self) -> bool {
         self.outcome() == EffectKnown::NotDone
-            && !matches!(self, Self::DisallowedPragma | Self::Request(_) | Self::TooLarge { .. })
+            && !matches!(
+                self,
+                Self::DisallowedPragma
+                    | Self::Request(_)
+                    | Self::TooLarge { .. }
+                    | Self::Unauthorized(_)
+                    | Self::Membership(_)
+            )
     }
 
     /// Who leads, if this error says so.
@@ -148,6 +167,7 @@ impl Error {
             | Self::EnqueueTimeout
             | Self::NotReady
             | Self::LeaderNotFound
+            | Self::Unreachable(_)
             | Self::ShuttingDown => Some(Duration::from_secs(1)),
             _ => None,
         }

@@ -1,18 +1,73 @@
 //! Who this node is: the stored identity, or a new one for a new data directory.
 
-use std::sync::Arc;
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError, RwLock},
+};
 
 use rq_storage::{DataDirectory, Identity, NodeIdentity};
 
-use crate::{OpenError, environment::Environment, options::Options};
+use crate::{OpenError, environment::Environment, options::Options, progress::lock};
 
-/// What the rest of the node needs to know.
+/// Who this node is, and the directory that says so. The cluster may become known later than the node.
 #[derive(Debug)]
-pub(crate) struct Who {
+pub(crate) struct Cluster {
     /// The operator's name for the node.
     pub(crate) name: String,
     /// Its number in Raft, fresh per data directory.
     pub(crate) raft_id: u64,
+    id: RwLock<Option<String>>,
+    directory: Mutex<Option<DataDirectory>>,
+}
+
+impl Cluster {
+    /// The cluster this node belongs to; `None` until it has founded or joined one.
+    pub(crate) fn id(&self) -> Option<String> {
+        self.id.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether this node belongs to the cluster of this id.
+    pub(crate) fn is(&self, id: &str) -> bool {
+        self.id.read().unwrap_or_else(PoisonError::into_inner).as_deref() == Some(id)
+    }
+
+    /// Belongs to a cluster from now on, durably. A member never changes it; a `pristine` node, which has no vote
+    /// and no log, may have named a cluster that was never founded.
+    ///
+    /// # Errors
+    /// It is a member of another one, or the disk refuses.
+    pub(crate) fn adopt(&self, cluster: &str, pristine: bool) -> Result<(), String> {
+        let mut id = self.id.write().unwrap_or_else(PoisonError::into_inner);
+        match id.as_deref() {
+            Some(own) if own == cluster => return Ok(()),
+            Some(own) if !pristine => {
+                return Err(format!("it belongs to cluster {cluster}, this node to {own}"));
+            }
+            _ => {}
+        }
+        let mut directory = lock(&self.directory);
+        let directory = directory.as_mut().ok_or("the data directory has been closed")?;
+        let Identity::Known(identity) = directory.identity() else {
+            return Err("the data directory does not know whose it is".to_owned());
+        };
+        let identity = NodeIdentity { cluster_id: Some(cluster.to_owned()), ..identity.clone() };
+        directory.store_identity(identity).map_err(|error| error.to_string())?;
+        *id = Some(cluster.to_owned());
+        Ok(())
+    }
+
+    /// Gives the lock on the directory back.
+    pub(crate) fn close(&self) {
+        drop(lock(&self.directory).take());
+    }
+}
+
+/// Paths within the data directory.
+#[derive(Clone, Debug)]
+pub(crate) struct Paths {
+    pub(crate) database: PathBuf,
+    pub(crate) raft: PathBuf,
+    pub(crate) scratch: PathBuf,
 }
 
 /// Locks the data directory and finds out, or decides, who this node is.
@@ -23,12 +78,21 @@ pub(crate) struct Who {
 pub(crate) fn open(
     options: &Options,
     environment: &Environment,
-) -> Result<(DataDirectory, Who), OpenError> {
+) -> Result<(Paths, Arc<Cluster>), OpenError> {
     let files = Arc::clone(&environment.files);
     let mut directory = DataDirectory::open(files, &options.directory, options.node_id.as_deref())?;
-    let known = match directory.identity() {
-        Identity::Known(identity) => Some(identity.clone()),
-        Identity::New => None,
+    let identity = match directory.identity() {
+        Identity::Known(identity) => identity.clone(),
+        Identity::New => {
+            let identity = NodeIdentity {
+                node_id: options.node_id.clone().unwrap_or_else(|| options.raft_addr.clone()),
+                cluster_id: None,
+                incarnation: random(environment),
+                created_ms: environment.clock.now_ms(),
+            };
+            directory.store_identity(identity.clone())?;
+            identity
+        }
         Identity::Doubtful { doubt, .. } => {
             return Err(OpenError::Doubtful {
                 directory: options.directory.clone(),
@@ -36,23 +100,27 @@ pub(crate) fn open(
             });
         }
     };
-    if let Some(identity) = known {
-        let who = Who { name: identity.node_id, raft_id: identity.incarnation };
-        return Ok((directory, who));
-    }
-    let identity = NodeIdentity {
-        node_id: options.node_id.clone().unwrap_or_else(|| options.raft_addr.clone()),
-        cluster_id: Some(format!("{:016x}", random(environment))),
-        incarnation: random(environment),
-        created_ms: environment.clock.now_ms(),
+    let paths = Paths {
+        database: directory.database(),
+        raft: directory.raft(),
+        scratch: directory.scratch(),
     };
-    directory.store_identity(identity.clone())?;
-    let who = Who { name: identity.node_id, raft_id: identity.incarnation };
-    Ok((directory, who))
+    let cluster = Cluster {
+        name: identity.node_id,
+        raft_id: identity.incarnation,
+        id: RwLock::new(identity.cluster_id),
+        directory: Mutex::new(Some(directory)),
+    };
+    Ok((paths, Arc::new(cluster)))
+}
+
+/// A new cluster's id.
+pub(crate) fn new_cluster_id(environment: &Environment) -> String {
+    format!("{:016x}", random(environment))
 }
 
 /// Says who is about to be opened.
-pub(crate) fn tell(options: &Options, who: &Who) {
+pub(crate) fn tell(options: &Options, who: &Cluster) {
     tracing::info!(
         component = "store",
         "opening store with node ID {}, listening on {}",

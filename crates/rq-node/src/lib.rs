@@ -28,7 +28,12 @@ mod node;
 
 pub mod internode;
 
+mod formation;
+mod forward;
+mod membership;
+mod peers;
 mod read;
+mod service;
 mod write;
 
 mod batcher;
@@ -45,6 +50,7 @@ mod raft;
 mod environment;
 mod error;
 mod metrics;
+mod notices;
 mod options;
 mod report;
 mod request;
@@ -57,8 +63,11 @@ mod testing;
 pub use command::{CommandError, decode_command};
 pub use environment::{Clock, Entropy, Environment, Seeded, SystemClock, SystemEntropy};
 pub use error::{EffectKnown, Error, OpenError};
+pub use formation::Formation;
+pub use forward::Route;
 pub use node::Node;
-pub use options::{Limits, Options, Snapshots, Timing};
+pub use options::{Limits, Options, Reap, Snapshots, Timing};
+pub use peers::{Contact, Reached};
 pub use request::{Level, Read, Served, Write, Written};
 pub use rq_sqlite::{Budget, TimedOutcome, sqlite_version};
 pub use rq_storage::{Execution, LogOptions};

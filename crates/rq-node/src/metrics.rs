@@ -110,6 +110,28 @@ counters! {
     verify_leader_failed = "store" "num_verify_leader_failed";
     /// Changes of leader seen.
     leader_changes = "store" "leader_changes_observed";
+    /// Writes passed on to the leader.
+    remote_executions = "proxy" "remote_executions";
+    /// The same, failed.
+    remote_executions_failed = "proxy" "remote_executions_failed";
+    /// Reads passed on to the leader.
+    remote_queries = "proxy" "remote_queries";
+    /// The same, failed.
+    remote_queries_failed = "proxy" "remote_queries_failed";
+    /// Unified requests passed on to the leader.
+    remote_requests = "proxy" "remote_requests";
+    /// The same, failed.
+    remote_requests_failed = "proxy" "remote_requests_failed";
+    /// Members that joined.
+    joins = "store" "num_joins";
+    /// Joins of members that were members already.
+    ignored_joins = "store" "num_ignored_joins";
+    /// Former selves removed because their node came back without its data.
+    removed_before_joins = "store" "num_removed_before_joins";
+    /// Members removed because they were silent for too long.
+    nodes_reaped = "store" "nodes_reaped_ok";
+    /// The same, failed.
+    nodes_reaped_failed = "store" "nodes_reaped_failed";
     /// Starts that opened existing data without rebuilding anything.
     restores_skipped = "store" "num_restores_start_skipped";
 }

@@ -7,8 +7,8 @@
 //! 3. The database is opened. It knows what it has applied; what was purged from the log must be in it.
 //! 4. Raft is built over both. Entries behind the applied one are applied again as soon as an entry of
 //!    the new term is committed.
-//! 5. A pristine node makes itself a cluster of one. The only voter does not wait for an election
-//!    timeout: nobody else could stand.
+//! 5. Other nodes are listened to. A pristine node waits to be told how to come to a cluster (`formation`); an only voter
+//!    does not wait for an election timeout: nobody else could stand.
 //!
 //! # The order of closing
 //! New requests are refused; Raft stops proposing; what was handed to the applier is finished; the
@@ -16,7 +16,10 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, Weak, atomic::AtomicU64},
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -24,8 +27,7 @@ use rq_sqlite::{
     Checkpointer, Database, LocalError, Readers, ResultLimits, Settings, WalSize, Writer,
     WriterOptions,
 };
-use rq_storage::{DataDirectory, Execution, Log, LogOptions, Salts};
-use tokio::sync::oneshot;
+use rq_storage::{Execution, Log, LogOptions, Salts};
 
 use crate::{
     Error, OpenError,
@@ -34,19 +36,31 @@ use crate::{
     command::Stamper,
     durability::Durability,
     environment::Environment,
+    formation::{Formation, Founding},
     housekeeping::{Housekeeper, milliseconds},
-    identity::Who,
+    identity::{Cluster, Paths},
+    internode::Network,
+    membership,
     metrics::Metrics,
+    notices::Notices,
     options::Options,
     progress::{Progress, lock},
-    raft::{Peer, consensus::Consensus, log::LogStore, membership, state_machine::StateMachine},
+    raft::{
+        self, Peer,
+        consensus::{Consensus, View},
+        log::LogStore,
+        state_machine::StateMachine,
+    },
     read::InlineReads,
     rounds::Rounds,
+    service::{Service, client::Client},
     status::Member,
 };
 
 /// How long opening waits for a leader, so that who opens a node finds it ready.
 const FIRST_LEADER_PATIENCE: Duration = Duration::from_secs(2);
+/// How long storing this node's new address may take.
+const ADDRESS_TIMEOUT: Duration = Duration::from_secs(10);
 /// A read younger than this is not cancelled for the sake of the WAL.
 const READ_CANCEL_AGE: Duration = Duration::from_secs(1);
 /// How long closing waits for Raft, for the statement that is being applied and for a checkpoint, each.
@@ -79,10 +93,20 @@ pub(crate) struct Inner {
     pub(crate) inline_reads: InlineReads,
     pub(crate) options: Options,
     pub(crate) node_id: String,
-    /// The last entry in the log when the node was opened: it is ready once this is applied.
-    last_at_open: u64,
+    pub(crate) cluster: Arc<Cluster>,
+    /// Asks other nodes.
+    pub(crate) client: Client,
+    pub(crate) founding: Founding,
+    /// Held while somebody joins or is removed.
+    pub(crate) joins: tokio::sync::Mutex<()>,
+    pub(crate) notices: Notices,
+    network: Arc<dyn Network>,
+    environment: Environment,
+    /// Term and begin of the leadership of this node, while it leads.
+    office: Mutex<Option<(u64, tokio::time::Instant)>>,
+    /// Whether this node has applied, since it was opened, what a leader said to be committed.
+    caught_up: AtomicBool,
     housekeeper: Mutex<Option<Housekeeper>>,
-    directory: Mutex<Option<DataDirectory>>,
 }
 
 /// The parts that work on the database file besides Raft: what housekeeping uses.
@@ -97,14 +121,15 @@ pub(crate) struct Machinery {
 }
 
 impl Node {
-    /// Opens the data directory and starts the node. Must be called within a tokio runtime.
+    /// Opens the data directory and starts the node, which listens to other nodes from then on. A node that
+    /// belongs to no cluster waits to be told how to come to one ([`Node::form`]). Must be called within a tokio
+    /// runtime.
     ///
     /// # Errors
     /// Each says what is wrong and what to do; nothing was changed.
     pub async fn open(options: Options, environment: Environment) -> Result<Self, OpenError> {
-        let Ground { directory, who, log, database, metrics } =
-            Ground::open(&options, &environment)?;
-        let stored = membership::stored(database.opened.state.membership.as_ref())
+        let Ground { cluster, log, database, metrics } = Ground::open(&options, &environment)?;
+        let stored = raft::membership::stored(database.opened.state.membership.as_ref())
             .map_err(OpenError::Log)?;
         let applied = database.opened.state.applied;
         let readers = database.readers.clone();
@@ -120,23 +145,34 @@ impl Node {
         );
         let durability = Arc::clone(&machinery.durability);
         let store = LogStore::new(log.clone(), Arc::clone(&progress), durability);
-        let last_at_open = log.state().last.map_or(0, |last| last.index);
-        let consensus = Consensus::start(who.raft_id, &options.timing, store, machine).await?;
+        let network = Arc::clone(&environment.network);
+        let consensus =
+            Consensus::start(&cluster, Arc::clone(&network), &options.timing, store, machine)
+                .await?;
 
         let execution = environment.execution;
         let settings = Settings { foreign_keys: options.foreign_keys, budget: options.budget };
         let batcher = Batcher::start(
             consensus.clone(),
-            Stamper::new(environment, settings),
+            Stamper::new(environment.clone(), settings),
             Arc::clone(&metrics),
             options.limits.backlog_bytes_max,
             options.limits.enqueue_timeout,
         );
-        let inner = Arc::new(Inner {
-            confirmations: confirmations(consensus.clone(), Arc::clone(&metrics)),
+        let answers = consensus.answers(Arc::clone(&cluster), Arc::clone(&progress));
+        let inner = Arc::new_cyclic(|inner| Inner {
+            confirmations: confirmations(Weak::clone(inner)),
             barriers: barriers(consensus.clone()),
             consensus,
-            raft_id: who.raft_id,
+            raft_id: cluster.raft_id,
+            client: Client::new(Arc::clone(&network), Arc::clone(&cluster)),
+            network: Arc::clone(&network),
+            founding: Founding::default(),
+            joins: tokio::sync::Mutex::default(),
+            notices: Notices::default(),
+            environment,
+            office: Mutex::default(),
+            caught_up: AtomicBool::new(false),
             log,
             readers,
             machinery,
@@ -145,11 +181,10 @@ impl Node {
             batcher,
             execution,
             inline_reads: InlineReads::new(),
-            node_id: who.name,
+            node_id: cluster.name.clone(),
+            cluster,
             options,
-            last_at_open,
             housekeeper: Mutex::default(),
-            directory: Mutex::new(Some(directory)),
         });
         // The first write must already know whether there is room for it.
         if let Some(free) = inner.machinery.free_bytes() {
@@ -158,12 +193,27 @@ impl Node {
         let housekeeper =
             Housekeeper::start(&inner).map_err(|error| OpenError::Thread(error.to_string()))?;
         *lock(&inner.housekeeper) = Some(housekeeper);
-        inner.consensus.stand_alone(inner.own_peer()).await?;
-        let (told, first_leader) = oneshot::channel();
-        tokio::spawn(watch_consensus(Arc::downgrade(&inner), Some(told)));
-        // A node that may lead does so within milliseconds; one that does not is opened nevertheless.
-        drop(tokio::time::timeout(FIRST_LEADER_PATIENCE, first_leader).await);
+        tokio::spawn(watch_consensus(Arc::downgrade(&inner)));
+        tokio::spawn(membership::keep(Arc::downgrade(&inner)));
+        inner.network.listen(Some(Arc::new(Service::new(&inner, answers))));
         Ok(Self { inner })
+    }
+
+    /// Opens a node that is a cluster of its own, and waits a moment for it to lead.
+    ///
+    /// # Errors
+    /// As [`Node::open`].
+    pub async fn open_alone(options: Options, environment: Environment) -> Result<Self, OpenError> {
+        let node = Self::open(options, environment).await?;
+        node.form(&Formation::Alone).await.map_err(OpenError::Raft)?;
+        // A node that may lead does so within milliseconds; one that does not is opened nevertheless.
+        let led = node.inner.leader_known();
+        drop(tokio::time::timeout(FIRST_LEADER_PATIENCE, led).await);
+        Ok(node)
+    }
+
+    pub(crate) fn from_inner(inner: Arc<Inner>) -> Self {
+        Self { inner }
     }
 
     /// The operator's name for this node.
@@ -228,6 +278,7 @@ impl Node {
     pub async fn shutdown(&self) {
         let inner = &self.inner;
         inner.progress.begin_stopping();
+        inner.network.listen(None);
         // Raft waits for what is being applied, however long that takes.
         drop(tokio::time::timeout(CLOSING_PATIENCE, inner.consensus.shutdown()).await);
         let closing = Arc::clone(inner);
@@ -270,27 +321,96 @@ impl Inner {
             tracing::warn!(component = "db", "a read did not end in time and was abandoned");
         }
         self.log.close();
-        drop(lock(&self.directory).take());
+        self.cluster.close();
     }
 
     pub(crate) fn is_ready(&self) -> bool {
-        self.consensus.leader().is_some()
-            && self.has_caught_up()
+        let view = self.consensus.view();
+        view.leader.is_some()
+            && !view.pending
+            && self.has_caught_up(&view)
             && self.progress.stopped().is_none()
             && !self.progress.is_stopping()
     }
 
-    /// Whether everything is applied that was in the log when the node was opened, and with it
-    /// everything it acknowledged before.
-    pub(crate) fn has_caught_up(&self) -> bool {
-        self.progress.applied().index >= self.last_at_open
+    /// Whether this node has applied, since it was opened, everything that was committed when it first heard
+    /// of it: a leader by an entry of its own term, any other by what the leader says.
+    fn has_caught_up(&self, view: &View) -> bool {
+        if self.caught_up.load(Ordering::Relaxed) {
+            return true;
+        }
+        let applied = self.progress.applied();
+        let reached = if view.leads {
+            applied.term == view.term
+        } else {
+            view.cluster_committed.is_some_and(|committed| applied.index >= committed)
+        };
+        if reached {
+            self.caught_up.store(true, Ordering::Relaxed);
+        }
+        reached
     }
 
-    fn own_peer(&self) -> Peer {
+    /// How long this node has led; zero if it does not.
+    pub(crate) fn leading_since(&self) -> Duration {
+        lock(&self.office).map_or(Duration::ZERO, |(_, begin)| begin.elapsed())
+    }
+
+    fn note_office(&self, view: &View) {
+        let mut office = lock(&self.office);
+        match *office {
+            _ if !view.leads => *office = None,
+            Some((term, _)) if term == view.term => {}
+            _ => *office = Some((view.term, tokio::time::Instant::now())),
+        }
+    }
+
+    pub(crate) fn own_peer(&self) -> Peer {
         Peer {
             name: self.node_id.clone(),
             raft_addr: self.options.raft_addr.clone(),
             api_url: self.options.api_url.clone(),
+            replica: self.options.replica,
+        }
+    }
+
+    pub(crate) fn new_cluster_id(&self) -> String {
+        crate::identity::new_cluster_id(&self.environment)
+    }
+
+    /// A random time below `limit`.
+    pub(crate) fn random_below(&self, limit: Duration) -> Duration {
+        let mut bytes = [0; 4];
+        self.environment.entropy.fill(&mut bytes);
+        limit.mul_f64(f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX))
+    }
+
+    /// Confirms by a quorum that this node still leads, and gives the index a read must see.
+    ///
+    /// # Errors
+    /// It does not lead, or no quorum answers.
+    pub(crate) async fn confirm_leadership(&self) -> Result<u64, Error> {
+        self.metrics.verify_leader.add(1);
+        let confirmed = self.consensus.confirm().await;
+        if confirmed.is_err() {
+            self.metrics.verify_leader_failed.add(1);
+        }
+        confirmed
+    }
+
+    /// Writes this node's addresses into the membership, if it leads and they differ from what stands there.
+    async fn refresh_addresses(&self) {
+        let members = self.consensus.members();
+        let Some(own) = members.iter().find(|member| member.raft_id == self.raft_id) else {
+            return;
+        };
+        let peer = Peer { replica: own.peer.replica, ..self.own_peer() };
+        if own.peer == peer {
+            return;
+        }
+        let deadline = tokio::time::Instant::now() + ADDRESS_TIMEOUT;
+        if let Err(error) = self.consensus.readdress(self.raft_id, peer, deadline).await {
+            tracing::warn!(component = "store", "could not store this node's new address: {error}");
         }
     }
 
@@ -306,8 +426,7 @@ impl Inner {
 
 /// What a node stands on: everything that is opened before Raft is.
 struct Ground {
-    directory: DataDirectory,
-    who: Who,
+    cluster: Arc<Cluster>,
     log: Log,
     database: Database,
     metrics: Arc<Metrics>,
@@ -315,26 +434,26 @@ struct Ground {
 
 impl Ground {
     fn open(options: &Options, environment: &Environment) -> Result<Self, OpenError> {
-        let (directory, who) = crate::identity::open(options, environment)?;
-        crate::identity::tell(options, &who);
+        let (paths, cluster) = crate::identity::open(options, environment)?;
+        crate::identity::tell(options, &cluster);
         let metrics = Arc::new(Metrics::default());
         let execution = environment.execution;
         let (log, recovery) = Log::open(
             Arc::clone(&environment.files),
-            &directory.raft(),
+            &paths.raft,
             LogOptions { execution, salts: salts(environment), ..options.log.clone() },
         )?;
         tell_recovery(&recovery);
         let purged = recovery.purged.map(|at| at.index);
-        let path = directory.database();
+        let path = paths.database.clone();
         // Opening it would put an empty one in its place.
         if !environment.files.exists(&path).unwrap_or(true) {
             check_reach(&path, None, purged)?;
         }
-        let database = open_database(options, environment, &directory, &metrics)?;
+        let database = open_database(options, environment, &paths, &metrics)?;
         let applied = database.opened.state.applied.map(|id| id.index);
         check_reach(&path, applied, purged)?;
-        Ok(Self { directory, who, log, database, metrics })
+        Ok(Self { cluster, log, database, metrics })
     }
 }
 
@@ -427,7 +546,7 @@ fn micros(duration: Duration) -> u64 {
 fn open_database(
     options: &Options,
     environment: &Environment,
-    directory: &DataDirectory,
+    paths: &Paths,
     metrics: &Metrics,
 ) -> Result<Database, OpenError> {
     let began = Instant::now();
@@ -435,7 +554,7 @@ fn open_database(
         readers_max: options.readers_max.unwrap_or(usize::MAX),
         faults: environment.database_files.clone(),
         foreign_keys: options.foreign_keys,
-        ..rq_sqlite::Options::new(directory.database(), directory.scratch())
+        ..rq_sqlite::Options::new(paths.database.clone(), paths.scratch.clone())
     };
     let results = ResultLimits {
         rows: options.limits.result_rows_max,
@@ -485,19 +604,11 @@ fn tell_recovery(recovery: &rq_storage::Recovery) {
     }
 }
 
-/// Rounds that confirm by a quorum that this node still leads.
-fn confirmations(consensus: Consensus, metrics: Arc<Metrics>) -> Rounds<u64> {
+/// Rounds that give the index a linearizable read must see.
+fn confirmations(inner: Weak<Inner>) -> Rounds<u64> {
     Rounds::start(move || {
-        let consensus = consensus.clone();
-        let metrics = Arc::clone(&metrics);
-        async move {
-            metrics.verify_leader.add(1);
-            let confirmed = consensus.confirm().await;
-            if confirmed.is_err() {
-                metrics.verify_leader_failed.add(1);
-            }
-            confirmed
-        }
+        let inner = inner.upgrade();
+        async move { inner.ok_or(Error::ShuttingDown)?.read_index().await }
     })
 }
 
@@ -510,12 +621,13 @@ fn barriers(consensus: Consensus) -> Rounds<u64> {
 }
 
 /// Notices changes of leader and the end of Raft.
-async fn watch_consensus(inner: Weak<Inner>, mut told: Option<oneshot::Sender<()>>) {
+async fn watch_consensus(inner: Weak<Inner>) {
     let Some(mut changes) = inner.upgrade().map(|inner| inner.consensus.changes()) else { return };
     let mut leader = None;
     loop {
         let Some(inner) = inner.upgrade() else { return };
         let view = inner.consensus.view();
+        inner.note_office(&view);
         if let Some(reason) = view.ended {
             if !inner.progress.is_stopping() {
                 inner.progress.set_stopped(reason);
@@ -526,12 +638,8 @@ async fn watch_consensus(inner: Weak<Inner>, mut told: Option<oneshot::Sender<()
             inner.metrics.leader_changes.add(1);
             tell_leader(&inner, view.leader.as_ref());
             leader = view.leader;
-            if let Some(told) = told.take_if(|_| leader.is_some()) {
-                // Opening may have given up waiting.
-                let _ = told.send(());
-            }
             if view.leads {
-                inner.consensus.refresh_addresses(inner.own_peer()).await;
+                inner.refresh_addresses().await;
             }
         }
         drop(inner);

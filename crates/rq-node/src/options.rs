@@ -1,11 +1,12 @@
 //! How a node is to be run. Checked and complete: defaults are the caller's business.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use rq_security::Users;
 use rq_sqlite::Budget;
 
 /// How a node is to be run.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Options {
     /// The data directory; created if absent.
     pub directory: PathBuf,
@@ -15,6 +16,14 @@ pub struct Options {
     pub raft_addr: String,
     /// The advertised URL of the HTTP API.
     pub api_url: String,
+    /// The level of the HTTP API, as other nodes show it.
+    pub api_version: String,
+    /// Whether this node is a read replica: it follows and never votes (`-raft-non-voter`).
+    pub replica: bool,
+    /// Who may do what; checked again where a forwarded request arrives.
+    pub users: Arc<Users>,
+    /// When silent members are removed.
+    pub reap: Reap,
     /// Whether foreign keys are enforced by default (`-fk`).
     pub foreign_keys: bool,
     /// The most reader connections; `None` is without limit (`-db-max-ro-conns`).
@@ -33,6 +42,15 @@ pub struct Options {
     pub auto_vacuum_interval: Duration,
     /// Refresh statistics at this interval; zero is never (`-auto-optimize-int`).
     pub auto_optimize_interval: Duration,
+}
+
+/// When silent members are removed; zero is never.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reap {
+    /// Members that vote or are to vote (`-raft-reap-node-timeout`).
+    pub voters_after: Duration,
+    /// Read replicas (`-raft-reap-read-only-node-timeout`).
+    pub replicas_after: Duration,
 }
 
 /// The bounds of what a node keeps waiting, reads and answers.

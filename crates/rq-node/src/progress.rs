@@ -12,7 +12,7 @@ use std::{
 };
 
 use rq_sqlite::EntryId;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use crate::{Error, Impairment};
 
@@ -27,6 +27,17 @@ pub(crate) struct Progress {
     free_bytes_min: u64,
     stopping: AtomicBool,
     health: Mutex<Health>,
+    leader: Mutex<Heard>,
+}
+
+/// What was heard of the leader by a node that follows it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Heard {
+    at: Option<Instant>,
+    /// The last entry it is known to have.
+    last_index: u64,
+    /// By how much the clock here was ahead of the leader's stamp when the last entry was applied.
+    lag_ms: i64,
 }
 
 #[derive(Debug, Default)]
@@ -57,6 +68,48 @@ impl Progress {
             free_bytes_min,
             stopping: AtomicBool::new(false),
             health: Mutex::default(),
+            leader: Mutex::default(),
+        }
+    }
+
+    /// Notes that the leader was heard, and how far its log reaches.
+    pub(crate) fn hear_leader(&self, last_index: u64) {
+        let mut heard = lock(&self.leader);
+        heard.at = Some(Instant::now());
+        heard.last_index = heard.last_index.max(last_index);
+    }
+
+    /// Notes how old an entry was when it was applied here, by the two clocks involved.
+    pub(crate) fn note_lag(&self, lag_ms: i64) {
+        lock(&self.leader).lag_ms = lag_ms;
+    }
+
+    /// How long ago the leader was heard; `None` for never.
+    pub(crate) fn leader_silent_for(&self) -> Option<Duration> {
+        lock(&self.leader).at.map(|at| at.elapsed())
+    }
+
+    /// Whether this node has not applied all it heard of, and what it applied last was older than `limit` then.
+    pub(crate) fn lags_by_more_than(&self, limit: Duration) -> bool {
+        let Heard { at: _, last_index, lag_ms } = *lock(&self.leader);
+        let limit_ms = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
+        last_index > 0 && self.applied().index != last_index && lag_ms > limit_ms
+    }
+
+    /// Waits until an entry of this term is applied.
+    ///
+    /// # Errors
+    /// The time passed, or the node stopped.
+    pub(crate) async fn wait_term(&self, term: u64, timeout: Duration) -> Result<(), Error> {
+        if self.applied().term >= term {
+            return Ok(());
+        }
+        let mut watch = self.applied.subscribe();
+        let reached = watch.wait_for(|applied| applied.term >= term);
+        match tokio::time::timeout(timeout, reached).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(Error::ShuttingDown),
+            Err(_) => Err(Error::NotReady),
         }
     }
 

@@ -3,8 +3,8 @@
 //! | level | established by |
 //! |---|---|
 //! | none | nothing (the freshness bound, on a node that does not lead) |
-//! | weak | this node believes to lead, and has applied what was in its log at start |
-//! | linearizable | a round to a quorum shared by all waiting reads, then this node has applied that far |
+//! | weak | this node believes to lead, and has applied an entry of its own term |
+//! | linearizable | an index confirmed by a quorum, asked of the leader by any other node, shared by all waiting reads; then this node has applied that far |
 //! | strong | an entry of its own through the log, shared by all waiting reads |
 //! | auto | as weak on a voter |
 //!
@@ -34,6 +34,8 @@ use crate::{
 
 /// How long a read that states no time itself waits for a round: as long as upstream waits for others.
 const ROUND_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a weak read waits for a new leader to apply its first entry.
+const NEW_LEADER_PATIENCE: Duration = Duration::from_secs(5);
 /// VM steps a read may take on an async worker: about a millisecond.
 const INLINE_STEPS: u64 = 20_000;
 
@@ -83,7 +85,7 @@ impl Node {
         for result in &proposed.outcome.results {
             result.outcome.replay(result.elapsed, &mut sink);
         }
-        Ok((sink, Served { level, index: Some(proposed.index) }))
+        Ok((sink, Served { level, index: Some(proposed.index), served_by: None }))
     }
 
     /// SQLite's message if the text does not compile for a reason of syntax; nothing is run.
@@ -109,7 +111,7 @@ impl Node {
 impl Inner {
     /// Whether every statement may run on a reader. Asked on this worker if a connection is free,
     /// else where waiting for one is allowed.
-    async fn all_read(&self, read: Read) -> Result<(bool, Read), Error> {
+    pub(crate) async fn all_read(&self, read: Read) -> Result<(bool, Read), Error> {
         match classify(&self.readers, &read, Some(Instant::now())) {
             Err(QueryError::NoConnectionInTime) => {}
             answer => return Ok((answer.map_err(read_error)?, read)),
@@ -135,8 +137,8 @@ impl Inner {
     }
 
     /// Makes sure that a read on this node now is as fresh as asked.
-    async fn establish(&self, read: &Read) -> Result<Served, Error> {
-        let mut served = Served { level: read.level, index: None };
+    pub(crate) async fn establish(&self, read: &Read) -> Result<Served, Error> {
+        let mut served = Served { level: read.level, index: None, served_by: None };
         match read.level {
             Level::None => self.check_freshness(read)?,
             Level::Weak | Level::Auto => {
@@ -144,15 +146,20 @@ impl Inner {
                 if !self.consensus.leads() {
                     return Err(self.not_leader());
                 }
-                if !self.has_caught_up() {
-                    return Err(Error::NotReady);
-                }
+                // A new leader may still have to apply what its predecessor acknowledged.
+                let applied = self.progress.wait_term(self.consensus.term(), NEW_LEADER_PATIENCE);
+                applied.await?;
             }
             Level::Linearizable => {
                 let index = in_time(read, self.confirmations.join()).await?;
                 self.progress.wait_applied(index, read.linearizable_timeout).await?;
             }
-            Level::Strong => served.index = Some(in_time(read, self.barriers.join()).await?),
+            Level::Strong => {
+                if !self.consensus.leads() {
+                    return Err(self.not_leader());
+                }
+                served.index = Some(in_time(read, self.barriers.join()).await?);
+            }
         }
         if let Some(index) = read.min_index {
             self.progress.wait_applied(index, read.linearizable_timeout).await?;
@@ -168,7 +175,10 @@ impl Inner {
         if self.consensus.leads() {
             return Ok(());
         }
-        // A node without peers has contact with the leader when it leads, and never else.
+        let fresh = self.progress.leader_silent_for().is_some_and(|silent| silent <= freshness);
+        if fresh && !(read.freshness_strict && self.progress.lags_by_more_than(freshness)) {
+            return Ok(());
+        }
         tracing::debug!(component = "store", "no contact within {freshness:?}: stale read");
         Err(Error::StaleRead)
     }

@@ -23,6 +23,8 @@ pub struct Written {
     pub results: Vec<TimedOutcome>,
     /// The index of its log entry.
     pub index: u64,
+    /// The internode address of the leader that did it, if that was another node.
+    pub served_by: Option<String>,
 }
 
 /// A read: `/db/query`; or a request of mixed statements: `/db/request`.
@@ -63,12 +65,14 @@ pub enum Level {
 }
 
 /// What is known of a read that was served, besides the rows its sink received.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Served {
     /// The level really used.
     pub level: Level,
     /// The index of the log entry the request went through, if it did.
     pub index: Option<u64>,
+    /// The internode address of the leader that answered, if that was another node.
+    pub served_by: Option<String>,
 }
 
 impl Level {

@@ -31,7 +31,7 @@ impl Node {
         }
         let request = Request { mode: Mode::Execute, transaction, statements };
         let proposed = inner.propose(request, timeout).await?;
-        Ok(Written { results: proposed.outcome.results, index: proposed.index })
+        Ok(Written { results: proposed.outcome.results, index: proposed.index, served_by: None })
     }
 }
 

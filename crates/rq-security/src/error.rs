@@ -68,10 +68,18 @@ pub enum Error {
         /// What is wrong, for example that they do not match.
         reason: String,
     },
-    /// No certificate authority is known that could vouch for clients.
-    #[error("no certificate authority to verify clients with: {reason}")]
+    /// No certificate authority is known that could vouch for the other side.
+    #[error("no certificate authority to verify others with: {reason}")]
     NoAuthority {
         /// Where it was looked for and what happened.
+        reason: String,
+    },
+    /// A host cannot be the name of a TLS server.
+    #[error("certificates cannot be for {name:?}: {reason}")]
+    BadServerName {
+        /// The host.
+        name: String,
+        /// What is wrong with it.
         reason: String,
     },
     /// The cluster's secret cannot be used as one.

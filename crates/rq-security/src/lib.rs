@@ -3,7 +3,8 @@
 //! Two questions are answered here, and nothing else:
 //!
 //! - *May this peer connect?* [`ServerTls`] turns certificate files into server configurations
-//!   of rustls and keeps them fresh while files are replaced under it. [`ClusterSecret`] proves
+//!   of rustls and keeps them fresh while files are replaced under it, [`ClientTls`] does so for
+//!   who dials. [`ClusterSecret`] proves
 //!   and verifies that both sides know a secret.
 //! - *May this caller do that?* [`Users`] holds the users of the credentials file and decides
 //!   about one [`Permission`] at a time.
@@ -27,5 +28,8 @@ pub use credentials::Credentials;
 pub use error::Error;
 pub use permission::{Permission, Permissions};
 pub use secret::{ClusterSecret, PROOF_BYTES, Proof, SecretKey, SecretKeys};
-pub use tls::{ClientCertificates, ServerTls, ServerTlsOptions, TlsCounts};
+pub use tls::{
+    ClientCertificates, ClientTls, ClientTlsOptions, PairFiles, ServerCertificates, ServerTls,
+    ServerTlsOptions, TlsCounts,
+};
 pub use users::{Decision, Users};

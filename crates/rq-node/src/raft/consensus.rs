@@ -9,7 +9,7 @@ use std::{
 };
 
 use openraft::{
-    ChangeMembers, RaftMetrics, ReadPolicy, ServerState,
+    RaftMetrics, ReadPolicy, ServerState,
     errors::{ClientWriteError, RaftError},
     raft::ClientWriteResponse,
     rt::WatchReceiver as _,
@@ -17,12 +17,15 @@ use openraft::{
 };
 use rq_sqlite::{Applied, EntryId};
 
-use super::{Peer, Raft, Reply, TypeConfig, entry_id, network::Network};
+use super::{Peer, Raft, Reply, TypeConfig, answer::RaftAnswers, entry_id, network::Connector};
 use super::{log::LogStore, state_machine::StateMachine};
 use crate::{
     Error, OpenError,
     command::Payload,
+    identity::Cluster,
+    internode::Network,
     options::Timing,
+    progress::Progress,
     status::{Member, Role},
 };
 
@@ -38,6 +41,8 @@ const SNAPSHOT_NOTE_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) struct Consensus {
     raft: Raft,
     raft_id: u64,
+    /// Held while the membership is being changed.
+    change: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// What Raft looks like at this moment.
@@ -53,6 +58,10 @@ pub(crate) struct View {
     pub(crate) membership_index: u64,
     pub(crate) peers: u64,
     pub(crate) voter: bool,
+    /// Whether this node is to vote but does not yet, or is no member (any more).
+    pub(crate) pending: bool,
+    /// What the leader said last to be committed; `None` before it said anything since the node was opened.
+    pub(crate) cluster_committed: Option<u64>,
     /// Why Raft has ended, if it has.
     pub(crate) ended: Option<String>,
 }
@@ -66,35 +75,65 @@ impl Consensus {
     /// # Errors
     /// Timings that contradict each other; a log that does not fit the state machine.
     pub(crate) async fn start(
-        raft_id: u64,
+        cluster: &Arc<Cluster>,
+        network: Arc<dyn Network>,
         timing: &Timing,
         log: LogStore,
         machine: StateMachine,
     ) -> Result<Self, OpenError> {
         let config = super::configuration(timing).map_err(OpenError::Raft)?;
-        let raft = Raft::new(raft_id, Arc::new(config), Network, log, machine)
+        let raft_id = cluster.raft_id;
+        let vote_timeout = Duration::from_millis(config.election_timeout_max);
+        let connector = Connector::new(network, Arc::clone(cluster), raft_id, vote_timeout);
+        let raft = Raft::new(raft_id, Arc::new(config), connector, log, machine)
             .await
             .map_err(|fatal| OpenError::Raft(fatal.to_string()))?;
-        Ok(Self { raft, raft_id })
+        Ok(Self { raft, raft_id, change: Arc::default() })
     }
 
-    /// A pristine node makes itself a cluster of one; an only voter elects itself at once, because
-    /// nobody else could stand.
+    /// Whether Raft holds a vote, a log or a membership: whether this node has ever been a member.
     ///
     /// # Errors
     /// Raft has ended.
-    pub(crate) async fn stand_alone(&self, own: Peer) -> Result<(), OpenError> {
-        let failed = |error: &dyn std::fmt::Display| OpenError::Raft(error.to_string());
-        if !self.raft.is_initialized().await.map_err(|error| failed(&error))? {
-            tracing::info!(component = "store", "bootstrapping single new node");
-            let members = BTreeMap::from([(self.raft_id, own)]);
-            return self.raft.initialize(members).await.map_err(|error| failed(&error));
-        }
+    pub(crate) async fn is_initialized(&self) -> Result<bool, Error> {
+        let asked = self.raft.is_initialized().await;
+        asked.map_err(|fatal| Error::Stopped(fatal.to_string()))
+    }
+
+    /// Founds a cluster of these voters, this node among them. Each founder of the same cluster must name the
+    /// same ones.
+    ///
+    /// # Errors
+    /// Raft has ended, or this node is a member already.
+    pub(crate) async fn found(&self, members: BTreeMap<u64, Peer>) -> Result<(), Error> {
+        let founded = self.raft.initialize(members).await;
+        founded.map_err(|error| Error::Membership(error.to_string()))
+    }
+
+    /// An only voter elects itself at once, because nobody else could stand.
+    ///
+    /// # Errors
+    /// Raft has ended.
+    pub(crate) async fn elect_if_alone(&self) -> Result<(), Error> {
         let voters: BTreeSet<u64> = self.raft.voter_ids().collect();
         if voters.len() == 1 && voters.contains(&self.raft_id) {
-            self.raft.trigger().elect(false).await.map_err(|error| failed(&error))?;
+            let elected = self.raft.trigger().elect(false).await;
+            elected.map_err(|fatal| Error::Stopped(fatal.to_string()))?;
         }
         Ok(())
+    }
+
+    /// Who answers what the other members ask of Raft here.
+    pub(crate) fn answers(&self, cluster: Arc<Cluster>, progress: Arc<Progress>) -> RaftAnswers {
+        RaftAnswers::new(self.raft.clone(), cluster, progress)
+    }
+
+    pub(super) fn raft(&self) -> &Raft {
+        &self.raft
+    }
+
+    pub(super) fn change_turn(&self) -> &tokio::sync::Mutex<()> {
+        &self.change
     }
 
     /// Proposes an entry. `committed` is called, or dropped, when it is durable on a quorum or has
@@ -169,25 +208,14 @@ impl Consensus {
         purged.map_err(|fatal| Error::Stopped(fatal.to_string()))
     }
 
-    /// Writes this node's addresses into the membership if they differ from what stands there.
-    pub(crate) async fn refresh_addresses(&self, own: Peer) {
-        let stored = {
-            let metrics = self.raft.metrics();
-            let metrics = metrics.borrow_watched();
-            metrics.membership_config.membership().get_node(&self.raft_id).cloned()
-        };
-        if stored.is_none() || stored.as_ref() == Some(&own) {
-            return;
-        }
-        let change = ChangeMembers::SetNodes(BTreeMap::from([(self.raft_id, own)]));
-        if let Err(error) = self.raft.change_membership(change, true).await {
-            tracing::warn!(component = "store", "could not store this node's new address: {error}");
-        }
-    }
-
     /// Whether this node leads, by its own account.
     pub(crate) fn leads(&self) -> bool {
         self.raft.is_leader()
+    }
+
+    /// The current term.
+    pub(crate) fn term(&self) -> u64 {
+        self.raft.metrics().borrow_watched().current_term
     }
 
     /// Who leads, if known.
@@ -226,7 +254,7 @@ impl Changes {
 
 type WriteResult = Result<ClientWriteResponse<TypeConfig>, ClientWriteError<TypeConfig>>;
 
-fn refusal(error: ClientWriteError<TypeConfig>) -> Error {
+pub(super) fn refusal(error: ClientWriteError<TypeConfig>) -> Error {
     match error {
         // openraft promises: refused before it was appended.
         ClientWriteError::ForwardToLeader(forward) => match forward.leader_node {
@@ -260,6 +288,10 @@ fn view(metrics: &RaftMetrics<TypeConfig>, raft_id: u64) -> View {
         membership_index: metrics.membership_config.log_id().map_or(0, |id| id.index()),
         peers: membership.nodes().filter(|(id, _)| **id != raft_id).count() as u64,
         voter: votes(raft_id),
+        // While a change is under way the old voters alone still decide as well.
+        pending: !membership.get_joint_config().iter().all(|voters| voters.contains(&raft_id))
+            && membership.get_node(&raft_id).is_none_or(|own| !own.replica),
+        cluster_committed: metrics.cluster_committed.map(|id| id.index()),
         members,
         ended: metrics.running_state.as_ref().err().map(ToString::to_string),
     }

@@ -30,6 +30,11 @@ use crate::{
     progress::{Progress, lock},
 };
 
+/// What is read at once for another node; a larger entry goes alone.
+const REPLICATION_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+type Content = <TypeConfig as openraft::RaftTypeConfig>::Payload;
+
 const KIND_BLANK: u8 = 0;
 const KIND_NORMAL: u8 = 1;
 const KIND_MEMBERSHIP: u8 = 2;
@@ -51,38 +56,20 @@ impl LogStore {
 
     fn record(entry: EntryOf<TypeConfig>, unapplied: &mut VecDeque<(u64, Payload)>) -> Record {
         let id = entry_id(&entry.log_id);
-        let (kind, payload) = match entry.payload {
-            EntryPayload::Blank => (KIND_BLANK, Bytes::new()),
-            EntryPayload::Membership(membership) => {
-                (KIND_MEMBERSHIP, membership::encode(&membership).into())
-            }
-            EntryPayload::Normal(payload) => {
-                let bytes = payload.bytes().clone();
-                unapplied.push_back((id.index, payload));
-                (KIND_NORMAL, bytes)
-            }
-        };
+        if let EntryPayload::Normal(payload) = &entry.payload {
+            unapplied.push_back((id.index, payload.clone()));
+        }
+        let (kind, payload) = pack(entry.payload);
         Record { index: id.index, term: id.term, kind, payload }
     }
 
     fn entry(&self, record: Record) -> Result<EntryOf<TypeConfig>, io::Error> {
         let Record { index, term, kind, payload } = record;
-        let payload = match kind {
-            KIND_BLANK => EntryPayload::Blank,
-            KIND_NORMAL => EntryPayload::Normal(
-                self.unapplied_payload(index, &payload).unwrap_or(Payload::from_bytes(payload)),
-            ),
-            KIND_MEMBERSHIP => {
-                EntryPayload::Membership(membership::decode(&payload).map_err(|error| {
-                    io::Error::other(format!("membership in log entry {index}: {error}"))
-                })?)
-            }
-            _ => {
-                return Err(io::Error::other(format!(
-                    "log entry {index} is of kind {kind}, which this program does not know; a newer \
-                     rqd wrote it"
-                )));
-            }
+        let known =
+            (kind == KIND_NORMAL).then(|| self.unapplied_payload(index, &payload)).flatten();
+        let payload = match known {
+            Some(payload) => EntryPayload::Normal(payload),
+            None => unpack(index, kind, payload).map_err(io::Error::other)?,
         };
         Ok(openraft::Entry::new(log_id(EntryId { term, index }), payload))
     }
@@ -94,6 +81,34 @@ impl LogStore {
         // The same allocation, or else an entry that was replaced by another leader's.
         (payload.bytes().as_ptr() == bytes.as_ptr() || payload.bytes() == bytes)
             .then(|| payload.clone())
+    }
+}
+
+/// An entry's content as kind and bytes, for the log and for other nodes.
+pub(crate) fn pack(payload: Content) -> (u8, Bytes) {
+    match payload {
+        EntryPayload::Blank => (KIND_BLANK, Bytes::new()),
+        EntryPayload::Normal(payload) => (KIND_NORMAL, payload.bytes().clone()),
+        EntryPayload::Membership(membership) => {
+            (KIND_MEMBERSHIP, membership::encode(&membership).into())
+        }
+    }
+}
+
+/// The content of entry `index` from its kind and bytes.
+///
+/// # Errors
+/// A kind this program does not know, or bytes that are no membership.
+pub(crate) fn unpack(index: u64, kind: u8, payload: Bytes) -> Result<Content, String> {
+    match kind {
+        KIND_BLANK => Ok(EntryPayload::Blank),
+        KIND_NORMAL => Ok(EntryPayload::Normal(Payload::from_bytes(payload))),
+        KIND_MEMBERSHIP => membership::decode(&payload)
+            .map(EntryPayload::Membership)
+            .map_err(|error| format!("membership in log entry {index}: {error}")),
+        _ => Err(format!(
+            "log entry {index} is of kind {kind}, which this program does not know; a newer rqd wrote it"
+        )),
     }
 }
 
@@ -117,6 +132,15 @@ impl RaftLogReader<TypeConfig> for LogStore {
         };
         let records = self.log.read(start..end).map_err(io::Error::other)?;
         records.into_iter().map(|record| self.entry(record)).collect()
+    }
+
+    async fn limited_get_log_entries(
+        &mut self,
+        start: u64,
+        end: u64,
+    ) -> Result<Vec<EntryOf<TypeConfig>>, io::Error> {
+        let read = self.log.read_limited(start..end, REPLICATION_BYTES_MAX);
+        read.map_err(io::Error::other)?.into_iter().map(|record| self.entry(record)).collect()
     }
 
     async fn read_vote(&mut self) -> Result<Option<VoteOf<TypeConfig>>, io::Error> {

@@ -27,6 +27,7 @@ pub(crate) fn encode(membership: &ClusterMembership) -> Vec<u8> {
             name: peer.name.clone(),
             raft_addr: peer.raft_addr.clone(),
             api_url: peer.api_url.clone(),
+            replica: peer.replica,
         })
         .collect();
     MembershipMessage { configs: voters, nodes }.encode_to_vec()
@@ -44,8 +45,8 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<ClusterMembership, String> {
         .nodes
         .into_iter()
         .map(|node| {
-            let NodeMessage { id, name, raft_addr, api_url } = node;
-            (id, Peer { name, raft_addr, api_url })
+            let NodeMessage { id, name, raft_addr, api_url, replica } = node;
+            (id, Peer { name, raft_addr, api_url, replica })
         })
         .collect();
     Membership::new(configs, nodes).map_err(|error| error.to_string())
@@ -91,6 +92,8 @@ struct NodeMessage {
     raft_addr: String,
     #[prost(string, tag = "4")]
     api_url: String,
+    #[prost(bool, tag = "5")]
+    replica: bool,
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! Calls go both ways here. Downwards, the node proposes, confirms and looks through
 //! [`consensus::Consensus`]. Upwards, openraft calls *us* through three adapters: [`log`] (append, one fsync per batch, then
 //! report "flushed"), [`state_machine`] (committed: apply, remember the applied id) and
-//! [`network`] (the other nodes).
+//! [`network`] (the other nodes). What the other nodes ask comes in through [`answer`].
 //!
 //! # Choices, and what they guard against
 //! - Classic leader ids (one leader a term), so that a log id is a term and an index and nothing else.
@@ -30,11 +30,14 @@ use rq_sqlite::{Applied, EntryId};
 
 use crate::{command::Payload, options::Timing};
 
+pub(crate) mod answer;
+pub(crate) mod change;
 pub(crate) mod consensus;
 pub(crate) mod log;
 pub(crate) mod membership;
 pub(crate) mod network;
 pub(crate) mod state_machine;
+pub(crate) mod wire;
 
 /// The types openraft is used with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,6 +79,8 @@ pub(crate) struct Peer {
     pub(crate) raft_addr: String,
     /// The URL of its HTTP API.
     pub(crate) api_url: String,
+    /// Whether it is never to vote. Whoever may vote is promoted once it has caught up.
+    pub(crate) replica: bool,
 }
 
 /// Hears of a proposal when it is committed, and receives its end, on whatever thread that becomes

@@ -1,72 +1,200 @@
-//! The way to the other nodes. A single node has none: every peer is unreachable, and says so.
+//! The way to the other members: openraft's calls over the node's [`Network`].
+//!
+//! Entries travel on a lane of their own, several requests in flight, answers in order. Heartbeats and votes have
+//! another, so that neither waits for the other. A snapshot is sent by `transfer`.
+//!
+//! openraft's own time limit for entries is a heartbeat's length, which no large entry on a slow link would
+//! meet. Here an append has [`APPEND_TIMEOUT`] and the time its bytes take on a slow link; that a follower is gone
+//! is for heartbeats to find out.
 
-use std::io;
+use std::{collections::VecDeque, io, sync::Arc, time::Duration};
 
+use bytes::Bytes;
+use futures_util::{
+    Stream, StreamExt as _,
+    future::BoxFuture,
+    stream::{BoxStream, FuturesOrdered},
+};
 use openraft::{
-    RaftNetworkFactory, RaftNetworkV2,
-    errors::{RPCError, ReplicationClosed, StreamingError, Unreachable},
+    EntryPayload, RaftNetworkFactory, RaftNetworkV2,
+    errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable},
     network::RPCOption,
     raft::{
-        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
+        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
+        TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
     },
-    type_config::alias::{SnapshotOf, VoteOf},
+    type_config::alias::{EntryOf, LogIdOf, SnapshotOf, VoteOf},
 };
 
-use super::{Peer, TypeConfig, state_machine::DurableFile};
+use super::{
+    Peer, TypeConfig,
+    state_machine::DurableFile,
+    wire::{Answer, Header, Request},
+};
+use crate::{
+    identity::Cluster,
+    internode::{Call, CallError, Lane, Network},
+};
 
-/// Makes connections to peers.
-#[derive(Debug)]
-pub(crate) struct Network;
+/// How long an append may take to be stored and answered, besides the time its bytes take.
+const APPEND_TIMEOUT: Duration = Duration::from_secs(5);
+/// The slowest link that keeps up, in bytes a second: an append may take as long as it needs for everything in flight.
+const SLOWEST_LINK: u64 = 256 * 1024;
+/// Append requests in flight to one follower. The bytes of each are bounded by the log's reader.
+const APPENDS_IN_FLIGHT: usize = 8;
 
-/// A connection to a peer that cannot be reached.
-#[derive(Debug)]
-pub(crate) struct NoConnection {
-    peer: String,
+/// Makes connections to members.
+#[derive(Clone, Debug)]
+pub(crate) struct Connector {
+    network: Arc<dyn Network>,
+    cluster: Arc<Cluster>,
+    raft_id: u64,
+    /// How long a vote may take: an election is over by then.
+    vote_timeout: Duration,
 }
 
-impl RaftNetworkFactory<TypeConfig> for Network {
-    type Network = NoConnection;
+/// The way to one member.
+#[derive(Clone, Debug)]
+pub(crate) struct Connection {
+    connector: Connector,
+    to: u64,
+    peer: Peer,
+    /// Entries and what follows them, in order; heartbeats have a connection and a lane of their own.
+    append_lane: Lane,
+}
 
-    async fn new_client(&mut self, _target: u64, node: &Peer) -> NoConnection {
-        NoConnection { peer: node.to_string() }
+impl Connector {
+    pub(crate) fn new(
+        network: Arc<dyn Network>,
+        cluster: Arc<Cluster>,
+        raft_id: u64,
+        vote_timeout: Duration,
+    ) -> Self {
+        Self { network, cluster, raft_id, vote_timeout }
     }
 }
 
-impl NoConnection {
-    fn unreachable(&self) -> Unreachable<TypeConfig> {
-        Unreachable::new(&io::Error::new(
-            io::ErrorKind::Unsupported,
-            format!("{}: this program runs single nodes only", self.peer),
-        ))
+impl RaftNetworkFactory<TypeConfig> for Connector {
+    type Network = Connection;
+
+    async fn new_client(&mut self, target: u64, node: &Peer) -> Connection {
+        let (connector, peer) = (self.clone(), node.clone());
+        Connection { connector, to: target, peer, append_lane: Lane::Append }
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, node: &Peer) -> Connection {
+        let client = self.new_client(target, node).await;
+        Connection { append_lane: Lane::Control, ..client }
     }
 }
 
-impl RaftNetworkV2<TypeConfig> for NoConnection {
+impl Connection {
+    fn header(&self) -> Header {
+        Header {
+            cluster: self.connector.cluster.id().unwrap_or_default(),
+            to: self.to,
+            from: self.connector.raft_id,
+        }
+    }
+
+    /// Makes a call; what comes back is Raft's answer.
+    fn call(
+        &self,
+        lane: Lane,
+        request: Request,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<Answer, RPCError<TypeConfig>>> + Send + use<> {
+        let peer = self.peer.clone();
+        let call = Call {
+            to: peer.raft_addr.clone(),
+            lane,
+            request: request.encode(self.header()),
+            timeout,
+        };
+        let answer = self.connector.network.call(call);
+        async move { received(&peer, answer.await) }
+    }
+}
+
+/// What an answer, or its absence, means to openraft.
+fn received(peer: &Peer, answer: Result<Bytes, CallError>) -> Result<Answer, RPCError<TypeConfig>> {
+    let unreachable = |reason: &str| {
+        RPCError::Unreachable(Unreachable::new(&io::Error::other(format!("{peer}: {reason}"))))
+    };
+    match answer.map(Answer::decode) {
+        Ok(Ok(Answer::Refused(reason))) => Err(unreachable(&reason)),
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => Err(unreachable(&format!("its answer makes no sense: {error}"))),
+        Err(CallError::NotSent(reason)) => Err(unreachable(&reason)),
+        Err(CallError::Unanswered(reason)) => Err(RPCError::Network(NetworkError::new(
+            &io::Error::other(format!("{peer}: {reason}")),
+        ))),
+    }
+}
+
+/// An answer of another kind than was asked for.
+fn mismatch(peer: &Peer) -> RPCError<TypeConfig> {
+    let error = io::Error::other(format!("{peer} answered something else than was asked"));
+    RPCError::Unreachable(Unreachable::new(&error))
+}
+
+impl RaftNetworkV2<TypeConfig> for Connection {
     type SnapshotData = DurableFile;
 
     async fn append_entries(
         &mut self,
-        _request: AppendEntriesRequest<TypeConfig>,
+        request: AppendEntriesRequest<TypeConfig>,
         _option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
-        Err(self.unreachable().into())
+        let bytes = request.entries.iter().map(size).sum();
+        append(self, request, bytes).await
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        _option: RPCOption,
+    ) -> BoxFuture<'s, Result<AppendStream<'s>, RPCError<TypeConfig>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
+    {
+        let pipeline = Pipeline {
+            connection: self,
+            input: input.fuse(),
+            in_flight: FuturesOrdered::new(),
+            bytes: VecDeque::new(),
+            ended: false,
+        };
+        let answers: AppendStream<'s> =
+            Box::pin(futures_util::stream::unfold(pipeline, |mut pipeline| async move {
+                pipeline.next().await.map(|answer| (answer, pipeline))
+            }));
+        Box::pin(std::future::ready(Ok(answers)))
     }
 
     async fn vote(
         &mut self,
-        _request: VoteRequest<TypeConfig>,
+        request: VoteRequest<TypeConfig>,
         _option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        Err(self.unreachable().into())
+        let timeout = self.connector.vote_timeout;
+        match self.call(Lane::Control, Request::Vote(request), timeout).await? {
+            Answer::Vote(response) => Ok(response),
+            _ => Err(mismatch(&self.peer)),
+        }
     }
 
-    // The provided method grants every pre-vote; an unreachable peer must not.
+    // The provided method grants every pre-vote; a peer that does not answer must not.
     async fn pre_vote(
         &mut self,
-        _request: VoteRequest<TypeConfig>,
+        request: VoteRequest<TypeConfig>,
         _option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        Err(self.unreachable().into())
+        let timeout = self.connector.vote_timeout;
+        match self.call(Lane::Control, Request::PreVote(request), timeout).await? {
+            Answer::Vote(response) => Ok(response),
+            _ => Err(mismatch(&self.peer)),
+        }
     }
 
     async fn full_snapshot(
@@ -76,6 +204,111 @@ impl RaftNetworkV2<TypeConfig> for NoConnection {
         _cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        Err(self.unreachable().into())
+        let error = io::Error::other("snapshots are not sent yet");
+        Err(StreamingError::Unreachable(Unreachable::new(&error)))
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        _option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let timeout = self.connector.vote_timeout;
+        match self.call(Lane::Control, Request::Transfer(request), timeout).await? {
+            Answer::Transfer(Ok(())) => Ok(Ok(())),
+            Answer::Transfer(Err(reason)) => {
+                let error = io::Error::other(format!("{}: {reason}", self.peer));
+                Err(RPCError::Network(NetworkError::new(&error)))
+            }
+            _ => Err(mismatch(&self.peer)),
+        }
+    }
+}
+
+type AppendStream<'s> = BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>;
+type Range = (Option<LogIdOf<TypeConfig>>, Option<LogIdOf<TypeConfig>>);
+
+/// Sends one append request.
+fn append(
+    connection: &Connection,
+    request: AppendEntriesRequest<TypeConfig>,
+    bytes_in_flight: u64,
+) -> impl Future<Output = Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>>> + Send + use<>
+{
+    let lane = connection.append_lane;
+    let peer = connection.peer.clone();
+    let timeout = APPEND_TIMEOUT + Duration::from_secs(bytes_in_flight / SLOWEST_LINK);
+    let answer = connection.call(lane, Request::Append(request), timeout);
+    async move {
+        match answer.await? {
+            Answer::Append(response) => Ok(response),
+            _ => Err(mismatch(&peer)),
+        }
+    }
+}
+
+/// The bytes of an entry on the wire, roughly.
+fn size(entry: &EntryOf<TypeConfig>) -> u64 {
+    match &entry.payload {
+        EntryPayload::Normal(payload) => payload.bytes().len() as u64 + 16,
+        EntryPayload::Blank | EntryPayload::Membership(_) => 256,
+    }
+}
+
+/// Append requests on their way to one follower.
+struct Pipeline<'s, S> {
+    connection: &'s mut Connection,
+    input: futures_util::stream::Fuse<S>,
+    in_flight: FuturesOrdered<
+        BoxFuture<'static, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>,
+    >,
+    /// The bytes of each request in flight.
+    bytes: VecDeque<u64>,
+    /// After anything but success nothing more is sent and the stream ends.
+    ended: bool,
+}
+
+impl<S> Pipeline<'_, S>
+where
+    S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin,
+{
+    /// Sends what is to be sent while there is room, and gives the next answer.
+    async fn next(
+        &mut self,
+    ) -> Option<Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>> {
+        if self.ended {
+            return None;
+        }
+        loop {
+            let room = self.in_flight.len() < APPENDS_IN_FLIGHT && !self.input.is_done();
+            if self.in_flight.is_empty() && !room {
+                return None;
+            }
+            tokio::select! {
+                biased;
+                Some(answer) = self.in_flight.next(), if !self.in_flight.is_empty() => {
+                    self.bytes.pop_front();
+                    self.ended = !matches!(answer, Ok(Ok(_)));
+                    return Some(answer);
+                }
+                request = self.input.next(), if room => {
+                    if let Some(request) = request {
+                        self.send(request);
+                    }
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, request: AppendEntriesRequest<TypeConfig>) {
+        let last = request.entries.last().map(|entry| entry.log_id);
+        let range: Range = (request.prev_log_id, last.or(request.prev_log_id));
+        self.bytes.push_back(request.entries.iter().map(size).sum());
+        let answer = append(self.connection, request, self.bytes.iter().sum());
+        self.in_flight.push_back(Box::pin(async move {
+            let response = answer.await?;
+            let (previous, last) = range;
+            Ok(response.into_stream_result(previous, last))
+        }));
     }
 }

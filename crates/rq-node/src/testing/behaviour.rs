@@ -46,7 +46,7 @@ async fn writes_at_the_same_time_share_entries() {
 fn a_request_that_ends_the_transaction_of_its_entry_goes_alone_the_next_time() {
     let directory = tempdir().unwrap();
     simulated_runtime().block_on(async {
-        let node = Node::open(options(directory.path()), simulated(1)).await.unwrap();
+        let node = Node::open_alone(options(directory.path()), simulated(1)).await.unwrap();
         wait_ready(&node).await;
         let table = "CREATE TABLE t (x PRIMARY KEY ON CONFLICT ROLLBACK)";
         done(&node, &[table, "INSERT INTO t VALUES (0)"]).await;

@@ -90,7 +90,7 @@ fn the_log_is_purged_under_small_writes_while_a_reader_is_open() {
     small.snapshots.interval = Duration::from_secs(1);
     small.snapshots.trailing_entries = 20;
     simulated_runtime().block_on(async {
-        let node = Node::open(small, simulated(3)).await.unwrap();
+        let node = Node::open_alone(small, simulated(3)).await.unwrap();
         wait_ready(&node).await;
         done(&node, &["CREATE TABLE t (x)", "INSERT INTO t VALUES (1), (2)"]).await;
         let held = hold(&node.inner().readers, "SELECT x FROM t");
@@ -181,7 +181,7 @@ fn maintenance_and_snapshots_happen_by_their_intervals_and_sizes() {
     busy.snapshots.interval = Duration::from_secs(5);
     busy.snapshots.wal_bytes = 1;
     simulated_runtime().block_on(async {
-        let node = Node::open(busy, simulated(4)).await.unwrap();
+        let node = Node::open_alone(busy, simulated(4)).await.unwrap();
         wait_ready(&node).await;
         done(&node, &["CREATE TABLE t (x)"]).await;
         tokio::time::sleep(Duration::from_secs(65)).await;

@@ -252,7 +252,7 @@ impl Story {
 
     /// Opens, checks, works. When this returns, nothing more reaches the disks.
     async fn serve(&mut self, environment: Environment) -> Result<(), Over> {
-        let opened = Node::open(self.options(), environment).await;
+        let opened = Node::open_alone(self.options(), environment).await;
         let node = match opened {
             Ok(node) => node,
             Err(error) => {

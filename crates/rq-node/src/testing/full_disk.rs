@@ -30,7 +30,7 @@ async fn on_small_disk_with(change: impl FnOnce(&mut Options)) -> (TempDir, Arc<
     let mut small = options(directory.path());
     small.log.segment_bytes = 64 << 10;
     change(&mut small);
-    let node = Node::open(small, environment).await.unwrap();
+    let node = Node::open_alone(small, environment).await.unwrap();
     wait_ready(&node).await;
     done(&node, &["CREATE TABLE t (x)"]).await;
     (directory, Arc::clone(&disks.world), node)

@@ -6,19 +6,23 @@
 //! | [`simulation`] | one seed, one history: a node runs the same way twice |
 //! | [`crash`] | promises P1, P2, P3 at crashes at any file operation |
 //! | [`behaviour`], [`opening`], [`bounds`], [`full_disk`] | what clients and operators see of a node with threads |
+//! | [`cluster`] | several nodes in one process form, forward, follow and change |
 //! | [`waiting`], [`workers`] | what waits ends and is bounded, and nobody waits on an async worker |
 //!
 //! The rest are their instruments: [`world`] (the disk that fails), [`history`] (what was applied, and
-//! an engine that never crashes), [`workload`] (requests that know what they must leave behind).
+//! an engine that never crashes), [`workload`] (requests that know what they must leave behind),
+//! [`switchboard`] (lines between nodes that can be cut).
 
 mod behaviour;
 mod bounds;
+mod cluster;
 mod conformance;
 mod crash;
 mod full_disk;
 pub(crate) mod history;
 mod opening;
 mod simulation;
+mod switchboard;
 mod waiting;
 mod workers;
 mod workload;
@@ -47,6 +51,10 @@ fn options(directory: &Path) -> Options {
         node_id: None,
         raft_addr: "127.0.0.1:4002".to_owned(),
         api_url: "http://127.0.0.1:4001".to_owned(),
+        api_version: "v10.2.7".to_owned(),
+        replica: false,
+        users: Arc::new(rq_security::Users::unrestricted()),
+        reap: crate::Reap::default(),
         foreign_keys: false,
         readers_max: None,
         budget: Budget { steps: 5_000_000, pages: 10_000 },
@@ -101,7 +109,7 @@ fn simulated_runtime() -> tokio::runtime::Runtime {
 
 /// Opens a node with threads and waits until it serves.
 async fn open(options: Options) -> Node {
-    let node = Node::open(options, Environment::real()).await.unwrap();
+    let node = Node::open_alone(options, Environment::real()).await.unwrap();
     wait_ready(&node).await;
     node
 }

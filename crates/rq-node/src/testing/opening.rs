@@ -30,7 +30,7 @@ fn named(directory: &Path, node_id: &str) -> Options {
 async fn refusal(options: Options) -> OpenError {
     let directory = options.directory.clone();
     let before = content(&directory);
-    let Err(error) = Node::open(options, Environment::real()).await else {
+    let Err(error) = Node::open_alone(options, Environment::real()).await else {
         panic!("the directory is refused")
     };
     let after = content(&directory);
@@ -115,7 +115,7 @@ fn a_restarted_leader_serves_no_read_before_it_has_caught_up() {
     let (database, wal) = (path("db.sqlite"), path("db.sqlite-wal"));
     let mut older = None;
     simulated_runtime().block_on(async {
-        let node = Node::open(options(directory.path()), simulated(1)).await.unwrap();
+        let node = Node::open_alone(options(directory.path()), simulated(1)).await.unwrap();
         wait_ready(&node).await;
         done(&node, &["CREATE TABLE t (x)"]).await;
         older = Some((fs::read(&database).unwrap(), fs::read(&wal).unwrap()));
@@ -129,7 +129,7 @@ fn a_restarted_leader_serves_no_read_before_it_has_caught_up() {
         fs::write(&database, &older_database).unwrap();
         fs::write(&wal, &older_wal).unwrap();
         simulated_runtime().block_on(async {
-            let node = Node::open(options(directory.path()), simulated(2)).await.unwrap();
+            let node = Node::open_alone(options(directory.path()), simulated(2)).await.unwrap();
             let mut refusals = 0;
             let found = loop {
                 match values(&node, "SELECT count(*) FROM t", level).await {
@@ -190,7 +190,7 @@ async fn another_node_id_is_refused() {
 async fn a_second_process_is_refused_with_the_pid_of_the_first() {
     let directory = tempdir().unwrap();
     let node = open(options(directory.path())).await;
-    let error = Node::open(options(directory.path()), Environment::real()).await;
+    let error = Node::open_alone(options(directory.path()), Environment::real()).await;
     let error = error.err().expect("it is in use").to_string();
     assert!(error.contains("is in use by"), "{error}");
     assert!(error.contains(&std::process::id().to_string()), "{error}");
@@ -297,7 +297,7 @@ async fn timings_that_contradict_each_other_are_refused() {
     let directory = tempdir().unwrap();
     let mut wrong = options(directory.path());
     wrong.timing.lease_timeout = Duration::from_secs(5);
-    let error = Node::open(wrong, Environment::real()).await.err().expect("it is refused");
+    let error = Node::open_alone(wrong, Environment::real()).await.err().expect("it is refused");
     assert!(error.to_string().contains("LeaderLeaseTimeout"), "{error}");
     // What was begun stands in nobody's way.
     let node = open(options(directory.path())).await;

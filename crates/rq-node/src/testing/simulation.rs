@@ -70,7 +70,7 @@ fn run(seed: u64) -> Run {
 async fn open(root: &Path, disks: &Disks, seed: u64) -> Node {
     let log = LogOptions { segment_bytes: 16 << 10, cache_bytes: 4 << 10, ..options(root).log };
     let options = crate::Options { log, ..options(&root.join("data")) };
-    let node = Node::open(options, disks.environment(seed)).await.unwrap();
+    let node = Node::open_alone(options, disks.environment(seed)).await.unwrap();
     wait_ready(&node).await;
     node
 }

@@ -169,7 +169,7 @@ fn sizes(ends: Vec<Result<Written, Error>>) -> Vec<usize> {
 fn after_an_unforeseen_disruption_entries_stay_small_for_a_while() {
     let directory = tempdir().unwrap();
     simulated_runtime().block_on(async {
-        let node = Node::open(options(directory.path()), simulated(8)).await.unwrap();
+        let node = Node::open_alone(options(directory.path()), simulated(8)).await.unwrap();
         wait_ready(&node).await;
         done(&node, &["CREATE TABLE t (x UNIQUE ON CONFLICT ROLLBACK)"]).await;
         done(&node, &["INSERT INTO t VALUES (0)"]).await;

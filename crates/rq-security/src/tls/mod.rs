@@ -1,8 +1,9 @@
-//! Server-side TLS that can be operated: certificates, keys and authorities are replaced as
-//! files, without a restart and without a connection that fails.
+//! TLS that can be operated: certificates, keys and authorities are replaced as files, without
+//! a restart and without a connection that fails.
 //!
-//! [`ServerTls`] hands out a configuration per accepted connection. Whoever accepts asks for it
-//! each time; that question is what notices new files.
+//! [`ServerTls`] hands out a configuration per accepted connection, [`ClientTls`] one per
+//! connection that is dialled. Whoever accepts or dials asks for it each time; that question is
+//! what notices new files.
 //!
 //! - TLS 1.2 and 1.3 only, through rustls with its ring provider; no process-wide default is
 //!   used or installed.
@@ -10,6 +11,8 @@
 //!   that can; neither does a broken authority file. Each such failure is logged once.
 //! - With client certificates required, every handshake verifies one: sessions are not resumed,
 //!   so a certificate refused from now on does not live on in a ticket.
+
+mod client;
 
 mod reload;
 mod verify;
@@ -34,9 +37,11 @@ use rustls::{
     time_provider::{DefaultTimeProvider, TimeProvider},
 };
 
+pub use self::client::{ClientTls, ClientTlsOptions, PairFiles, ServerCertificates};
+use self::reload::Reloads;
 use crate::{
     error::Error,
-    watch::{CHECK_INTERVAL, Refresh, Watch},
+    watch::{CHECK_INTERVAL, Watch},
 };
 
 /// The protocols offered after the handshake, best first.
@@ -93,8 +98,7 @@ pub struct ServerTls {
     authority_watch: Watch,
     current: RwLock<Current>,
     fetched: AtomicU64,
-    reloaded: AtomicU64,
-    failed: AtomicU64,
+    reloads: Reloads,
 }
 
 /// What is in use now.
@@ -144,8 +148,7 @@ impl ServerTls {
             authority_watch,
             current: RwLock::new(Current { pair, verifier, config }),
             fetched: AtomicU64::new(0),
-            reloaded: AtomicU64::new(0),
-            failed: AtomicU64::new(0),
+            reloads: Reloads::default(),
         })
     }
 
@@ -168,8 +171,8 @@ impl ServerTls {
     pub fn counts(&self) -> TlsCounts {
         TlsCounts {
             fetched: self.fetched.load(Ordering::Relaxed),
-            reloaded: self.reloaded.load(Ordering::Relaxed),
-            failed: self.failed.load(Ordering::Relaxed),
+            reloaded: self.reloads.reloaded(),
+            failed: self.reloads.failed(),
         }
     }
 
@@ -181,32 +184,11 @@ impl ServerTls {
     fn refresh_pair(&self) {
         let (certificate, key) = (&self.options.certificate, &self.options.key);
         let refresh = self.pair_watch.refresh(|| {
-            let pair = reload::load_pair(certificate, key, &self.provider)?;
-            if pair.has_expired(&*self.time) {
-                let reason = "it has expired".to_owned();
-                return Err(Error::BadCertificate { path: certificate.clone(), reason });
-            }
+            let pair = reload::load_living_pair(certificate, key, &self.provider, &*self.time)?;
             self.replace(|current| current.pair = pair);
             Ok(())
         });
-        match refresh {
-            Refresh::Unchanged => {}
-            Refresh::Loaded => {
-                self.reloaded.fetch_add(1, Ordering::Relaxed);
-                let (certificate, key) = (certificate.display(), key.display());
-                tracing::info!(
-                    component = "cert-reloader",
-                    "reloading certificate at {certificate} and key at {key}"
-                );
-            }
-            Refresh::Failed(error) => {
-                self.failed.fetch_add(1, Ordering::Relaxed);
-                tracing::error!(
-                    component = "cert-reloader",
-                    "failed to reload certificate ({error}), the previous one stays in use"
-                );
-            }
-        }
+        self.reloads.note_pair(refresh, certificate, key);
     }
 
     fn refresh_authority(&self) {
@@ -214,26 +196,9 @@ impl ServerTls {
         let refresh = self.authority_watch.refresh(|| {
             let verifier = reload::load_verifier(&self.options.clients, &self.provider)?;
             self.replace(|current| current.verifier = verifier);
-            Ok::<(), Error>(())
+            Ok(())
         });
-        match refresh {
-            Refresh::Unchanged => {}
-            Refresh::Loaded => {
-                self.reloaded.fetch_add(1, Ordering::Relaxed);
-                let authority = authority.display();
-                tracing::info!(
-                    component = "cert-reloader",
-                    "reloading CA certificates at {authority}"
-                );
-            }
-            Refresh::Failed(error) => {
-                self.failed.fetch_add(1, Ordering::Relaxed);
-                tracing::error!(
-                    component = "cert-reloader",
-                    "failed to reload CA certificates ({error}), the previous ones stay in use"
-                );
-            }
-        }
+        self.reloads.note_authority(refresh, authority);
     }
 
     fn replace(&self, change: impl FnOnce(&mut Current)) {

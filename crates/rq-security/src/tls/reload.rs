@@ -2,23 +2,134 @@
 //!
 //! Everything is read and checked before anything is returned; a half-written file is an error.
 
-use std::{fs::File, io::Read as _, path::Path, sync::Arc};
+use std::{
+    fs::File,
+    io::Read as _,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use rustls::{
     RootCertStore,
+    client::{WebPkiServerVerifier, danger::ServerCertVerifier},
     crypto::CryptoProvider,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
     server::{WebPkiClientVerifier, danger::ClientCertVerifier},
     sign::CertifiedKey,
+    time_provider::TimeProvider,
 };
 
 use crate::{
     error::Error,
     tls::{ClientCertificates, Pair, leaf, verify::Verifier},
+    watch::Refresh,
 };
 
 /// The size up to which a PEM file is read; a larger one is an error.
 const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// Counts what came of looking for new files, and tells the log.
+#[derive(Debug, Default)]
+pub(crate) struct Reloads {
+    reloaded: AtomicU64,
+    failed: AtomicU64,
+}
+
+impl Reloads {
+    pub(crate) fn reloaded(&self) -> u64 {
+        self.reloaded.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn failed(&self) -> u64 {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn note_pair(&self, refresh: Refresh<Error>, certificate: &Path, key: &Path) {
+        match refresh {
+            Refresh::Unchanged => {}
+            Refresh::Loaded => {
+                self.reloaded.fetch_add(1, Ordering::Relaxed);
+                let (certificate, key) = (certificate.display(), key.display());
+                tracing::info!(
+                    component = "cert-reloader",
+                    "reloading certificate at {certificate} and key at {key}"
+                );
+            }
+            Refresh::Failed(error) => {
+                self.failed.fetch_add(1, Ordering::Relaxed);
+                tracing::error!(
+                    component = "cert-reloader",
+                    "failed to reload certificate ({error}), the previous one stays in use"
+                );
+            }
+        }
+    }
+
+    pub(crate) fn note_authority(&self, refresh: Refresh<Error>, authority: &Path) {
+        match refresh {
+            Refresh::Unchanged => {}
+            Refresh::Loaded => {
+                self.reloaded.fetch_add(1, Ordering::Relaxed);
+                let authority = authority.display();
+                tracing::info!(
+                    component = "cert-reloader",
+                    "reloading CA certificates at {authority}"
+                );
+            }
+            Refresh::Failed(error) => {
+                self.failed.fetch_add(1, Ordering::Relaxed);
+                tracing::error!(
+                    component = "cert-reloader",
+                    "failed to reload CA certificates ({error}), the previous ones stay in use"
+                );
+            }
+        }
+    }
+}
+
+/// The same as [`load_pair`] for a pair that replaces another: an expired one is an error.
+pub(crate) fn load_living_pair(
+    certificate: &Path,
+    key: &Path,
+    provider: &CryptoProvider,
+    time: &dyn TimeProvider,
+) -> Result<Pair, Error> {
+    let pair = load_pair(certificate, key, provider)?;
+    if pair.has_expired(time) {
+        let reason = "it has expired".to_owned();
+        return Err(Error::BadCertificate { path: certificate.to_owned(), reason });
+    }
+    Ok(pair)
+}
+
+/// Builds the verifier of servers a file of authorities vouches for.
+pub(crate) fn load_server_verifier(
+    authority: &Path,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<dyn ServerCertVerifier>, Error> {
+    server_verifier(load_authority(authority)?, provider)
+}
+
+/// Builds the verifier of servers the operating system trusts.
+pub(crate) fn system_server_verifier(
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<dyn ServerCertVerifier>, Error> {
+    server_verifier(system_roots()?, provider)
+}
+
+fn server_verifier(
+    roots: RootCertStore,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<dyn ServerCertVerifier>, Error> {
+    let verifier =
+        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
+            .build()
+            .map_err(|error| Error::NoAuthority { reason: error.to_string() })?;
+    Ok(verifier)
+}
 
 /// Loads a certificate chain and its key, and checks that they belong together.
 pub(crate) fn load_pair(

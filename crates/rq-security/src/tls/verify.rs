@@ -1,11 +1,12 @@
-//! Verification of client certificates: the usual rules first, then the common name.
+//! Verification of certificates beyond the usual rules: of clients by common name, of servers not at all.
 
 use std::{fmt, sync::Arc};
 
 use rustls::{
     DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
-    client::danger::HandshakeSignatureValid,
-    pki_types::{CertificateDer, UnixTime},
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, ServerName, UnixTime},
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
 
@@ -107,4 +108,87 @@ impl std::error::Error for WrongCommonName {}
 
 fn wrong_name(demanded: &str) -> Error {
     Error::Other(OtherError(Arc::new(WrongCommonName(demanded.to_owned()))))
+}
+
+/// Takes any certificate of a server, also one that only an authority should have, as long as the server has its
+/// key.
+#[derive(Debug)]
+pub(crate) struct AcceptAny {
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl AcceptAny {
+    pub(crate) fn new(algorithms: WebPkiSupportedAlgorithms) -> Self {
+        Self { algorithms }
+    }
+}
+
+/// Takes no certificate of a server, for lack of anything to verify it with.
+#[derive(Debug)]
+pub(crate) struct RefuseAll {
+    reason: String,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl RefuseAll {
+    pub(crate) fn new(reason: String, algorithms: WebPkiSupportedAlgorithms) -> Self {
+        Self { reason, algorithms }
+    }
+}
+
+/// The signatures of a handshake are verified in the same way by both.
+macro_rules! verify_signatures {
+    () => {
+        fn verify_tls12_signature(
+            &self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signature: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            verify_tls12_signature(message, certificate, signature, &self.algorithms)
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signature: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            verify_tls13_signature(message, certificate, signature, &self.algorithms)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            self.algorithms.supported_schemes()
+        }
+    };
+}
+
+impl ServerCertVerifier for AcceptAny {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    verify_signatures!();
+}
+
+impl ServerCertVerifier for RefuseAll {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Err(Error::General(self.reason.clone()))
+    }
+
+    verify_signatures!();
 }

@@ -11,6 +11,10 @@ pub(crate) async fn open(directory: &Path, free_bytes_min: u64) -> Node {
         node_id: Some("n1".to_owned()),
         raft_addr: "node.example:4002".to_owned(),
         api_url: "http://node.example:4001".to_owned(),
+        api_version: "v10.2.7".to_owned(),
+        replica: false,
+        users: std::sync::Arc::new(rq_security::Users::unrestricted()),
+        reap: rq_node::Reap::default(),
         foreign_keys: false,
         readers_max: Some(16),
         budget: Budget { steps: 0, pages: 0 },
@@ -40,5 +44,5 @@ pub(crate) async fn open(directory: &Path, free_bytes_min: u64) -> Node {
         auto_vacuum_interval: Duration::ZERO,
         auto_optimize_interval: Duration::ZERO,
     };
-    Node::open(options, Environment::real()).await.expect("the node opens")
+    Node::open_alone(options, Environment::real()).await.expect("the node opens")
 }

@@ -1,0 +1,390 @@
+//! Requests that may be answered by another node: writes and reads of the leader, from any node.
+//!
+//! # Never twice
+//! A request that may have an effect is sent to a leader once. If not one byte of it can have arrived, or the node asked
+//! says that it does not lead, it was not done and may be sent again; if it was sent and no answer came, its outcome is
+//! unknown and stays so.
+//!
+//! # Waiting for a leader
+//! Between two leaders there is a short time without one. A request waits for the next as long as an election takes, before
+//! it fails with "leader not found".
+
+use std::time::Duration;
+
+use rq_security::Credentials;
+use rq_sql::ResultSink;
+use tokio::time::Instant;
+
+use crate::{
+    Error, Level, Member, Node, Read, Served, Write, Written,
+    node::Inner,
+    service::{
+        client::unexpected,
+        message::{Answer, Ask},
+    },
+};
+
+/// How long a read index may take.
+const READ_INDEX_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How a request may travel, and on whose behalf.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// The client's own credentials; the node that answers checks them again.
+    pub credentials: Option<Credentials>,
+    /// Whether it may be passed on to the leader. If not, [`Error::NotLeader`] says who leads.
+    pub forward: bool,
+    /// How long another node may take to answer (`timeout`).
+    pub timeout: Duration,
+    /// How often it is tried again if it was certainly not done (`retries`).
+    pub retries: u32,
+}
+
+impl Node {
+    /// Runs a write here or on the leader.
+    ///
+    /// # Errors
+    /// As [`Node::execute`], and [`Error::OutcomeUnknown`] if the leader's answer was lost.
+    pub async fn execute_routed(&self, write: Write, route: &Route) -> Result<Written, Error> {
+        let inner = self.open_inner()?;
+        let mut attempt = inner.attempt(route);
+        loop {
+            let result = match inner.find_leader(&mut attempt).await? {
+                Leader::Here => self.execute(write.clone()).await,
+                Leader::There(leader) => {
+                    inner.metrics.remote_executions.add(1);
+                    let asked =
+                        inner.ask_leader(&leader, Ask::Execute(write.clone()), &attempt).await;
+                    asked.and_then(|answer| match answer {
+                        Answer::Results { results, index, level: _ } => Ok(Written {
+                            results,
+                            index: index.unwrap_or_default(),
+                            served_by: Some(leader.raft_addr.clone()),
+                        }),
+                        other => Err(unexpected(&leader.raft_addr, &other)),
+                    })
+                }
+            };
+            match result {
+                Err(error) if attempt.may_go_on(&error) => inner.pause(&attempt).await,
+                Err(error) => {
+                    if attempt.forwarded {
+                        inner.metrics.remote_executions_failed.add(1);
+                    }
+                    return Err(error);
+                }
+                Ok(written) => return Ok(written),
+            }
+        }
+    }
+
+    /// Runs reads here or on the leader, as their level needs.
+    ///
+    /// # Errors
+    /// As [`Node::query`].
+    pub async fn query_routed<S>(
+        &self,
+        mut read: Read,
+        sink: S,
+        route: &Route,
+    ) -> Result<(S, Served), Error>
+    where
+        S: ResultSink + Send + 'static,
+    {
+        crate::write::refuse_disallowed(&read.statements)?;
+        let inner = self.open_inner()?;
+        inner.metrics.queries.add(1);
+        if read.transaction {
+            inner.metrics.query_transactions.add(1);
+        }
+        read.level = inner.resolve(read.level);
+        if read.level == Level::Linearizable && !route.forward && !inner.consensus.leads() {
+            return Err(inner.not_leader());
+        }
+        match inner.establish(&read).await {
+            Ok(served) => {
+                let sink = inner.run(read, sink).await?;
+                Ok((sink, served))
+            }
+            // A read that needs the leader, and this node is not (or no longer) it.
+            Err(error) if error.leader_is_elsewhere() => {
+                self.elsewhere(read, sink, route, Kind::Query).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Runs mixed statements here or on the leader.
+    ///
+    /// # Errors
+    /// As [`Node::request`], and [`Error::OutcomeUnknown`] if the leader's answer was lost.
+    pub async fn request_routed<S>(
+        &self,
+        mut read: Read,
+        sink: S,
+        route: &Route,
+    ) -> Result<(S, Served), Error>
+    where
+        S: ResultSink + Send + 'static,
+    {
+        let inner = self.open_inner()?;
+        if inner.consensus.leads() {
+            return self.request(read, sink).await;
+        }
+        crate::write::refuse_disallowed(&read.statements)?;
+        let (read_only, same) = inner.all_read(read).await?;
+        read = same;
+        let local = match read.level {
+            Level::None | Level::Auto => true,
+            Level::Linearizable => route.forward,
+            Level::Weak | Level::Strong => false,
+        };
+        if read_only && local {
+            // Upstream answers `auto` here on every node, without a look at the leader.
+            if read.level == Level::Auto {
+                read.level = Level::None;
+            }
+            return self.request(read, sink).await;
+        }
+        self.elsewhere(read, sink, route, Kind::Unified).await
+    }
+
+    async fn elsewhere<S>(
+        &self,
+        read: Read,
+        mut sink: S,
+        route: &Route,
+        kind: Kind,
+    ) -> Result<(S, Served), Error>
+    where
+        S: ResultSink + Send + 'static,
+    {
+        let inner = self.open_inner()?;
+        let mut attempt = inner.attempt(route);
+        loop {
+            let result = match inner.find_leader(&mut attempt).await? {
+                Leader::Here => {
+                    return match kind {
+                        Kind::Query => self.query(read, sink).await,
+                        Kind::Unified => self.request(read, sink).await,
+                    };
+                }
+                Leader::There(leader) => {
+                    let ask = match kind {
+                        Kind::Query => {
+                            inner.metrics.remote_queries.add(1);
+                            Ask::Query(read.clone())
+                        }
+                        Kind::Unified => {
+                            inner.metrics.remote_requests.add(1);
+                            Ask::Unified(read.clone())
+                        }
+                    };
+                    let asked = inner.ask_leader(&leader, ask, &attempt).await;
+                    asked.and_then(|answer| match answer {
+                        Answer::Results { results, level, index } => {
+                            for result in &results {
+                                result.outcome.replay(result.elapsed, &mut sink);
+                            }
+                            let served_by = Some(leader.raft_addr.clone());
+                            Ok(Served { level, index, served_by })
+                        }
+                        other => Err(unexpected(&leader.raft_addr, &other)),
+                    })
+                }
+            };
+            match result {
+                Err(error) if attempt.may_go_on(&error) => inner.pause(&attempt).await,
+                Err(error) => {
+                    match kind {
+                        Kind::Query => inner.metrics.remote_queries_failed.add(1),
+                        Kind::Unified => inner.metrics.remote_requests_failed.add(1),
+                    }
+                    return Err(error);
+                }
+                Ok(served) => return Ok((sink, served)),
+            }
+        }
+    }
+
+    /// Removes a member, here or through the leader. Unknown names are fine.
+    ///
+    /// # Errors
+    /// No leader, no permission there, the last voter, or an unknown outcome.
+    pub async fn remove(&self, name: &str, route: &Route) -> Result<Option<String>, Error> {
+        let inner = self.open_inner()?;
+        inner.change_on_leader(route, Ask::Remove(name.to_owned()), inner.remove_here(name)).await
+    }
+
+    /// Hands leadership over, to the named member or to the one that is farthest; answers once it was taken.
+    ///
+    /// # Errors
+    /// No leader, no permission there, nobody to take it.
+    pub async fn step_down(
+        &self,
+        target: Option<&str>,
+        route: &Route,
+    ) -> Result<Option<String>, Error> {
+        let inner = self.open_inner()?;
+        let ask = Ask::StepDown(target.map(str::to_owned));
+        inner.change_on_leader(route, ask, inner.step_down_here(target)).await
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Query,
+    Unified,
+}
+
+/// Where the leader is.
+enum Leader {
+    Here,
+    There(Member),
+}
+
+/// A request on its way to a leader.
+struct Attempt<'a> {
+    route: &'a Route,
+    /// Until when it may look for a leader.
+    patience: Instant,
+    deadline: Instant,
+    retries: u32,
+    forwarded: bool,
+}
+
+impl Attempt<'_> {
+    /// Whether a failed request may be sent again: it was certainly not done, and there is time.
+    fn may_go_on(&mut self, error: &Error) -> bool {
+        let now = Instant::now();
+        let elsewhere = error.leader_is_elsewhere();
+        let unreached = matches!(error, Error::Unreachable(_));
+        if unreached && self.retries > 0 && now < self.deadline {
+            self.retries -= 1;
+            return true;
+        }
+        self.route.forward && (elsewhere || unreached) && now < self.patience
+    }
+}
+
+impl Error {
+    /// Whether the node asked does not lead (any more): the request was not done, another may do it.
+    pub(crate) fn leader_is_elsewhere(&self) -> bool {
+        matches!(self, Self::NotLeader { .. } | Self::LeaderNotFound)
+    }
+}
+
+impl Inner {
+    fn attempt<'a>(&self, route: &'a Route) -> Attempt<'a> {
+        let now = Instant::now();
+        Attempt {
+            route,
+            patience: now + self.election_patience().min(route.timeout),
+            deadline: now + route.timeout,
+            retries: route.retries,
+            forwarded: false,
+        }
+    }
+
+    /// How long it is worth waiting for a new leader: an election with one round lost. A node without peers does not wait.
+    fn election_patience(&self) -> Duration {
+        if self.consensus.view().peers == 0 {
+            return Duration::ZERO;
+        }
+        self.options.timing.election_timeout.max(Duration::from_millis(500)) * 2
+    }
+
+    /// Finds the leader, waiting for one if there is none just now.
+    async fn find_leader(&self, attempt: &mut Attempt<'_>) -> Result<Leader, Error> {
+        loop {
+            if self.consensus.leads() {
+                return Ok(Leader::Here);
+            }
+            match self.consensus.leader() {
+                Some(leader) if leader.id != self.node_id => {
+                    if !attempt.route.forward {
+                        return Err(Error::NotLeader { leader: Some(leader) });
+                    }
+                    attempt.forwarded = true;
+                    return Ok(Leader::There(leader));
+                }
+                _ => {}
+            }
+            let mut changes = self.consensus.changes();
+            if Instant::now() >= attempt.patience
+                || tokio::time::timeout_at(attempt.patience, changes.next()).await.is_err()
+            {
+                return Err(Error::LeaderNotFound);
+            }
+        }
+    }
+
+    /// The index a linearizable read must see: confirmed here on the leader, asked for by any other node.
+    ///
+    /// # Errors
+    /// No leader in the time an election takes, or it does not answer.
+    pub(crate) async fn read_index(&self) -> Result<u64, Error> {
+        let route =
+            Route { credentials: None, forward: true, timeout: READ_INDEX_TIMEOUT, retries: 0 };
+        let mut attempt = self.attempt(&route);
+        loop {
+            let found = match self.find_leader(&mut attempt).await? {
+                Leader::Here => self.confirm_leadership().await,
+                Leader::There(leader) => {
+                    match self.ask_leader(&leader, Ask::ReadIndex, &attempt).await {
+                        Ok(Answer::Index(index)) => Ok(index),
+                        Ok(other) => Err(unexpected(&leader.raft_addr, &other)),
+                        Err(error) => Err(error),
+                    }
+                }
+            };
+            match found {
+                Err(error) if attempt.may_go_on(&error) => self.pause(&attempt).await,
+                found => return found,
+            }
+        }
+    }
+
+    async fn ask_leader(
+        &self,
+        leader: &Member,
+        ask: Ask,
+        attempt: &Attempt<'_>,
+    ) -> Result<Answer, Error> {
+        let timeout = attempt.deadline.saturating_duration_since(Instant::now());
+        let credentials = attempt.route.credentials.clone();
+        self.client.ask(&leader.raft_addr, ask, credentials, timeout).await
+    }
+
+    /// Waits a moment before the next attempt: news of another leader may be on its way.
+    async fn pause(&self, attempt: &Attempt<'_>) {
+        const MOMENT: Duration = Duration::from_millis(25);
+        tokio::time::sleep_until((Instant::now() + MOMENT).min(attempt.deadline)).await;
+    }
+
+    /// Does here what the leader is to do if this node leads, else asks the leader; gives who did it if it was another.
+    async fn change_on_leader(
+        &self,
+        route: &Route,
+        ask: Ask,
+        here: impl Future<Output = Result<(), Error>>,
+    ) -> Result<Option<String>, Error> {
+        let mut attempt = self.attempt(route);
+        match self.find_leader(&mut attempt).await? {
+            Leader::Here => here.await.map(|()| None),
+            Leader::There(leader) => match self.ask_leader(&leader, ask, &attempt).await? {
+                Answer::Done => Ok(Some(leader.raft_addr)),
+                other => Err(unexpected(&leader.raft_addr, &other)),
+            },
+        }
+    }
+
+    /// The level a read gets: `auto` is weak on a voter and none on a read replica or a stranger.
+    fn resolve(&self, level: Level) -> Level {
+        match level {
+            Level::Auto if self.consensus.view().voter => Level::Weak,
+            Level::Auto => Level::None,
+            other => other,
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! Who belongs to the cluster: joining, removing, promoting, handing leadership over. All of it happens on the
+//! leader; other nodes pass it on (`forward`).
+//!
+//! # Rules
+//! - A name has one member. A node that comes under a known name with another number in Raft has lost its disk: it is
+//!   a new member that replaces the old one, unless the old one still answers.
+//! - A newcomer follows the log first without a vote, so that joining never costs availability. The
+//!   keeper, a task of the leader, promotes it once it has caught up, if it is to vote.
+//! - A member that is a voter stays one, whatever it says when it comes back.
+
+use std::{sync::Weak, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::{
+    Error,
+    node::Inner,
+    raft::{Peer, change::RaftMember},
+    service::message::{Answer, Newcomer},
+};
+
+/// How long a change of the membership may take to be committed.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an old member of a name is given to say that it is still alive.
+const ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long handing leadership over may take.
+const HANDOVER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a handover and the keeper look.
+const GLANCE: Duration = Duration::from_millis(20);
+/// The keeper looks this often, and whenever Raft reports a change.
+const KEEPER_INTERVAL: Duration = Duration::from_millis(250);
+/// A member this many entries behind counts as caught up: the rest arrives while it is being promoted.
+const CAUGHT_UP_ENTRIES: u64 = 64;
+
+impl Inner {
+    /// Takes a newcomer into the cluster.
+    ///
+    /// # Errors
+    /// This node does not lead, or the newcomer cannot belong to this cluster.
+    pub(crate) async fn join(&self, newcomer: Newcomer) -> Result<Answer, Error> {
+        if !self.consensus.leads() {
+            return Err(self.not_leader());
+        }
+        let cluster = self.cluster.id().ok_or(Error::LeaderNotFound)?;
+        self.check_newcomer(&newcomer, &cluster)?;
+        let _one_at_a_time = self.joins.lock().await;
+        let deadline = Instant::now() + CHANGE_TIMEOUT;
+        let members = self.consensus.members();
+        let peer = Peer {
+            name: newcomer.name.clone(),
+            raft_addr: newcomer.raft_addr.clone(),
+            api_url: newcomer.api_url.clone(),
+            replica: newcomer.replica,
+        };
+        let same_address = members.iter().find(|member| {
+            member.peer.raft_addr == peer.raft_addr && member.peer.name != peer.name
+        });
+        if same_address.is_some() {
+            return Err(Error::Membership(format!(
+                "found duplicate address in configuration: {}",
+                peer.raft_addr
+            )));
+        }
+        match members.iter().find(|member| member.peer.name == peer.name) {
+            Some(known) if known.raft_id == newcomer.raft_id => {
+                self.rejoin(known, peer, cluster, deadline).await
+            }
+            known => {
+                if let Some(known) = known {
+                    self.replace(known, &members, deadline).await?;
+                }
+                self.consensus.add(newcomer.raft_id, peer.clone(), deadline).await?;
+                self.metrics.joins.add(1);
+                tracing::info!(
+                    component = "store",
+                    "node with ID {}, at {}, joined successfully as {}",
+                    peer.name,
+                    peer.raft_addr,
+                    if peer.replica {
+                        "read replica"
+                    } else {
+                        "voter; it votes once it has caught up"
+                    }
+                );
+                Ok(Answer::Joined { cluster, already: false })
+            }
+        }
+    }
+
+    fn check_newcomer(&self, newcomer: &Newcomer, cluster: &str) -> Result<(), Error> {
+        let refuse = |reason: String| Err(Error::Membership(reason));
+        let name = &newcomer.name;
+        if name.is_empty() || newcomer.raft_addr.is_empty() || newcomer.raft_id == 0 {
+            return refuse("a node that joins needs an id, a number and an address".to_owned());
+        }
+        if let Some(theirs) = &newcomer.cluster
+            && theirs != cluster
+        {
+            return refuse(format!(
+                "node {name} holds data of cluster {theirs}, this is cluster {cluster}; start it with an \
+                 empty data directory if its data is not needed"
+            ));
+        }
+        if newcomer.epoch != rq_sqlite::ENGINE_EPOCH {
+            return refuse(format!(
+                "node {name} runs engine epoch {}, this cluster epoch {}; use the program the other nodes run",
+                newcomer.epoch,
+                rq_sqlite::ENGINE_EPOCH
+            ));
+        }
+        if newcomer.format < u32::from(crate::command::FORMAT) {
+            return refuse(format!(
+                "node {name} understands log entries up to format {}, this cluster writes format {}; use a \
+                 newer program there",
+                newcomer.format,
+                crate::command::FORMAT
+            ));
+        }
+        Ok(())
+    }
+
+    /// A member that is one already, perhaps at another address.
+    async fn rejoin(
+        &self,
+        known: &RaftMember,
+        peer: Peer,
+        cluster: String,
+        deadline: Instant,
+    ) -> Result<Answer, Error> {
+        // A member stays what it is; to change that it is removed and joins again.
+        let peer = Peer { replica: known.peer.replica, ..peer };
+        if peer == known.peer {
+            self.metrics.ignored_joins.add(1);
+            tracing::info!(
+                component = "store",
+                "node {} at {} already member of cluster, ignoring join request",
+                peer.name,
+                peer.raft_addr
+            );
+            return Ok(Answer::Joined { cluster, already: true });
+        }
+        tracing::info!(
+            component = "store",
+            "node {} moved from {} to {}",
+            peer.name,
+            known.peer.raft_addr,
+            peer.raft_addr
+        );
+        self.consensus.readdress(known.raft_id, peer, deadline).await?;
+        Ok(Answer::Joined { cluster, already: false })
+    }
+
+    /// Removes the old member of a name whose node lost its disk.
+    async fn replace(
+        &self,
+        old: &RaftMember,
+        members: &[RaftMember],
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        let name = &old.peer.name;
+        let alive = old.raft_id == self.raft_id
+            || match self.client.metadata(&old.peer.raft_addr, ALIVE_TIMEOUT).await {
+                Ok(metadata) => metadata.raft_id == old.raft_id,
+                Err(_) => false,
+            };
+        if alive {
+            return Err(Error::Membership(format!(
+                "node {name} is a live member at {}; two nodes cannot have one id",
+                old.peer.raft_addr
+            )));
+        }
+        let voters = members.iter().filter(|member| member.voter).count();
+        if old.voter && voters == 1 {
+            return Err(Error::Membership(format!(
+                "node {name} is the only voter and has lost its data"
+            )));
+        }
+        tracing::info!(
+            component = "store",
+            "node {name} came back without its data; its former self is removed"
+        );
+        self.metrics.removed_before_joins.add(1);
+        self.consensus.remove(old, deadline).await
+    }
+
+    /// Removes the member of this name; a name nobody has is fine.
+    ///
+    /// # Errors
+    /// This node does not lead, or it is the last voter.
+    pub(crate) async fn remove_here(&self, name: &str) -> Result<(), Error> {
+        if !self.consensus.leads() {
+            return Err(self.not_leader());
+        }
+        let _one_at_a_time = self.joins.lock().await;
+        let members = self.consensus.members();
+        let Some(member) = members.iter().find(|member| member.peer.name == name) else {
+            return Ok(());
+        };
+        let voters = members.iter().filter(|member| member.voter).count();
+        if member.voter && voters == 1 {
+            return Err(Error::Membership(
+                "need at least one voter in configuration: {[]}".to_owned(),
+            ));
+        }
+        self.consensus.remove(member, Instant::now() + CHANGE_TIMEOUT).await?;
+        tracing::info!(component = "store", "node {name} removed successfully");
+        Ok(())
+    }
+
+    /// Hands leadership over, and waits until another node leads.
+    ///
+    /// # Errors
+    /// This node does not lead, there is nobody to lead, or nobody took over in time.
+    pub(crate) async fn step_down_here(&self, target: Option<&str>) -> Result<(), Error> {
+        if !self.consensus.leads() {
+            return Err(self.not_leader());
+        }
+        let to = self.successor(target)?;
+        let term = self.consensus.view().term;
+        let deadline = Instant::now() + HANDOVER_TIMEOUT;
+        self.consensus.transfer(to.raft_id).await?;
+        loop {
+            let view = self.consensus.view();
+            if !view.leads && view.term > term && view.leader.is_some() {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(Error::Membership(format!(
+                    "node {} did not take leadership over in time",
+                    to.peer.name
+                )));
+            }
+            tokio::time::sleep(GLANCE).await;
+        }
+    }
+
+    /// Who is to lead next: the one named, or the voter that is farthest.
+    ///
+    /// # Errors
+    /// There is none.
+    fn successor(&self, target: Option<&str>) -> Result<RaftMember, Error> {
+        let refuse = |reason: &str| Err(Error::Membership(reason.to_owned()));
+        let mut members = self.consensus.members();
+        if let Some(target) = target {
+            if target == self.node_id {
+                return refuse("cannot step down to the current Leader");
+            }
+            let named = members.into_iter().find(|member| member.peer.name == target);
+            return match named {
+                None => refuse("node not found in cluster"),
+                Some(member) if !member.voter => refuse("node does not vote"),
+                Some(member) => Ok(member),
+            };
+        }
+        members.retain(|member| member.voter && member.raft_id != self.raft_id);
+        let farthest = members.into_iter().max_by_key(|member| {
+            // One that has not answered for a while is the last choice.
+            let recent = member.silent_for.is_some_and(|time| time < Duration::from_secs(1));
+            (recent, member.matched)
+        });
+        farthest.map_or_else(|| refuse("cannot find peer"), Ok)
+    }
+}
+
+/// The keeper: promotes members that have caught up, and removes those that were gone for too long. It acts
+/// on the leader only.
+pub(crate) async fn keep(inner: Weak<Inner>) {
+    let Some(mut changes) = inner.upgrade().map(|inner| inner.consensus.changes()) else { return };
+    loop {
+        let Some(node) = inner.upgrade() else { return };
+        if node.progress.is_stopping() {
+            return;
+        }
+        if node.consensus.leads() {
+            node.promote_caught_up().await;
+            node.reap().await;
+        }
+        drop(node);
+        if tokio::time::timeout(KEEPER_INTERVAL, changes.next()).await == Ok(false) {
+            return;
+        }
+    }
+}
+
+impl Inner {
+    async fn promote_caught_up(&self) {
+        let last = self.log.state().last.map_or(0, |last| last.index);
+        for member in self.consensus.members() {
+            let due = !member.voter
+                && !member.peer.replica
+                && member
+                    .matched
+                    .is_some_and(|matched| matched > 0 && matched + CAUGHT_UP_ENTRIES >= last);
+            if !due {
+                continue;
+            }
+            let deadline = Instant::now() + CHANGE_TIMEOUT;
+            match self.consensus.promote(member.raft_id, deadline).await {
+                Ok(()) => tracing::info!(
+                    component = "store",
+                    "node {} has caught up and votes now",
+                    member.peer.name
+                ),
+                Err(error) => {
+                    tracing::warn!(
+                        component = "store",
+                        "node {} could not be given its vote, trying again: {error}",
+                        member.peer.name
+                    );
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Removes members that have been silent longer than `-raft-reap-…-timeout` allows. The clock of a member starts
+    /// when this leader took office.
+    async fn reap(&self) {
+        let office = self.leading_since();
+        for member in self.consensus.members() {
+            let limit = if member.peer.replica {
+                self.options.reap.replicas_after
+            } else {
+                self.options.reap.voters_after
+            };
+            let silent_for = member.silent_for.map_or(office, |silent| silent.min(office));
+            if limit.is_zero() || member.raft_id == self.raft_id || silent_for < limit {
+                continue;
+            }
+            let name = &member.peer.name;
+            match self.remove_here(name).await {
+                Ok(()) => {
+                    self.metrics.nodes_reaped.add(1);
+                    tracing::info!(
+                        component = "store",
+                        "node {name} was silent for {silent_for:?} and has been removed"
+                    );
+                }
+                Err(error) => {
+                    self.metrics.nodes_reaped_failed.add(1);
+                    tracing::warn!(component = "store", "node {name} could not be reaped: {error}");
+                }
+            }
+        }
+    }
+}

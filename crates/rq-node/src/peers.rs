@@ -1,0 +1,95 @@
+//! Looking at the other members: who answers, how fast, and what each says of itself.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+
+use crate::{Error, Member, Node, node::Inner};
+
+/// What contacting a member gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contact {
+    /// The member, as the membership has it.
+    pub member: Member,
+    /// Whether it leads, by this node's account.
+    pub leads: bool,
+    /// What it said, or why it said nothing.
+    pub reached: Result<Reached, String>,
+}
+
+/// What a member said of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reached {
+    /// The URL of its HTTP API.
+    pub api_url: String,
+    /// The level of the HTTP API it implements.
+    pub version: String,
+    /// The last entry it knows to be committed.
+    pub commit_index: u64,
+    /// How long it took to answer.
+    pub elapsed: Duration,
+}
+
+impl Node {
+    /// Contacts all members at once; those that do not answer cost `timeout` once, and once more for each retry.
+    ///
+    /// # Errors
+    /// The node is stopping.
+    pub async fn contact_members(
+        &self,
+        timeout: Duration,
+        retries: u32,
+    ) -> Result<Vec<Contact>, Error> {
+        let inner = self.open_inner()?;
+        let members = inner.consensus.view().members;
+        let contacts = members.into_iter().map(|member| inner.contact(member, timeout, retries));
+        Ok(join_all(contacts).await)
+    }
+
+    /// Contacts the leader.
+    ///
+    /// # Errors
+    /// No leader is known, or the node is stopping.
+    pub async fn contact_leader(&self, timeout: Duration, retries: u32) -> Result<Contact, Error> {
+        let inner = self.open_inner()?;
+        let leader = inner.consensus.leader().ok_or(Error::LeaderNotFound)?;
+        Ok(inner.contact(leader, timeout, retries).await)
+    }
+}
+
+impl Inner {
+    async fn contact(&self, member: Member, timeout: Duration, retries: u32) -> Contact {
+        let leads = self.consensus.leader().is_some_and(|leader| leader.id == member.id);
+        let began = Instant::now();
+        if member.id == self.node_id {
+            let own = self.metadata();
+            let reached = Reached {
+                api_url: own.api_url,
+                version: own.version,
+                commit_index: own.commit_index,
+                elapsed: began.elapsed(),
+            };
+            return Contact { member, leads, reached: Ok(reached) };
+        }
+        let mut reached = Err(String::new());
+        for _ in 0..=retries {
+            let began = Instant::now();
+            reached = match self.client.metadata(&member.raft_addr, timeout).await {
+                Ok(metadata) if metadata.name == member.id => Ok(Reached {
+                    api_url: metadata.api_url,
+                    version: metadata.version,
+                    commit_index: metadata.commit_index,
+                    elapsed: began.elapsed(),
+                }),
+                Ok(metadata) => {
+                    Err(format!("{} answers as node {}", member.raft_addr, metadata.name))
+                }
+                Err(error) => Err(error.to_string()),
+            };
+            if reached.is_ok() {
+                break;
+            }
+        }
+        Contact { member, leads, reached }
+    }
+}

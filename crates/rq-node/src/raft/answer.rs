@@ -1,0 +1,108 @@
+//! What other members ask of Raft here: checked whether it is meant for this node, then given to openraft.
+//!
+//! # Invariants
+//! - Nothing reaches openraft that another cluster sent, or that is meant for another incarnation: an address may
+//!   have been given to a new node, and a member of a cluster that was recovered without it may come back.
+//! - A node that has no cluster yet belongs to the one that first speaks to its incarnation: that number is random
+//!   and known only to whom this node has told it. It does so durably, before it answers.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use openraft::{
+    errors::{Infallible, RaftError},
+    raft::AppendEntriesResponse::HigherVote,
+};
+
+use super::{
+    Raft,
+    wire::{Answer, Header, Request},
+};
+use crate::{identity::Cluster, notices::Notices, progress::Progress};
+
+/// Answers the other members.
+pub(crate) struct RaftAnswers {
+    raft: Raft,
+    cluster: Arc<Cluster>,
+    progress: Arc<Progress>,
+    notices: Notices,
+}
+
+impl RaftAnswers {
+    pub(crate) fn new(raft: Raft, cluster: Arc<Cluster>, progress: Arc<Progress>) -> Self {
+        Self { raft, cluster, progress, notices: Notices::default() }
+    }
+
+    /// Answers one request.
+    pub(crate) async fn answer(&self, request: Bytes) -> Bytes {
+        let answer = match Request::decode(request) {
+            Ok((header, request)) => match self.admit(&header).await {
+                Ok(()) => self.ask(request).await,
+                Err(reason) => {
+                    self.notices.warn(
+                        "raft",
+                        &format!("a request of member {:016x} was refused: {reason}", header.from),
+                    );
+                    Answer::Refused(reason)
+                }
+            },
+            Err(reason) => {
+                self.notices.warn("raft", &format!("a request makes no sense: {reason}"));
+                Answer::Refused(format!("the request makes no sense: {reason}"))
+            }
+        };
+        answer.encode()
+    }
+
+    /// Whether a request is meant for this node.
+    ///
+    /// # Errors
+    /// Why it is not.
+    pub(crate) async fn admit(&self, header: &Header) -> Result<(), String> {
+        let Header { cluster, to, from: _ } = header;
+        if *to != self.cluster.raft_id {
+            return Err(format!(
+                "it is meant for member {to:016x}; here is {} with the number {:016x}",
+                self.cluster.name, self.cluster.raft_id
+            ));
+        }
+        if self.cluster.is(cluster) {
+            return Ok(());
+        }
+        if cluster.is_empty() {
+            return Err("it names no cluster".to_owned());
+        }
+        self.cluster.adopt(cluster, false)?;
+        tracing::info!(component = "store", "this node now belongs to cluster {cluster}");
+        Ok(())
+    }
+
+    async fn ask(&self, request: Request) -> Answer {
+        match request {
+            Request::Append(request) => {
+                let entries_last = request.entries.last().map(|entry| entry.log_id.index());
+                let committed = request.leader_commit.map(|id| id.index());
+                let answer = self.raft.append_entries(request).await;
+                if matches!(&answer, Ok(answer) if !matches!(answer, HigherVote(_))) {
+                    self.progress.hear_leader(entries_last.max(committed).unwrap_or_default());
+                }
+                answer.map_or_else(refused, Answer::Append)
+            }
+            Request::Vote(request) => {
+                self.raft.vote(request).await.map_or_else(refused, Answer::Vote)
+            }
+            Request::PreVote(request) => {
+                self.raft.pre_vote(request).await.map_or_else(refused, Answer::Vote)
+            }
+            Request::Transfer(request) => match self.raft.handle_transfer_leader(request).await {
+                Ok(taken) => Answer::Transfer(taken.map_err(|error| error.to_string())),
+                Err(fatal) => Answer::Refused(format!("Raft does not run there: {fatal}")),
+            },
+        }
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "used as a function on errors")]
+fn refused(error: RaftError<super::TypeConfig, Infallible>) -> Answer {
+    Answer::Refused(format!("Raft does not run there: {error}"))
+}

@@ -1,0 +1,105 @@
+//! Asking another node something, and what it means when no answer comes.
+
+use std::{sync::Arc, time::Duration};
+
+use rq_security::Credentials;
+
+use super::message::{Answer, Ask, Metadata, Request};
+use crate::{
+    Error,
+    identity::Cluster,
+    internode::{Call, CallError, Lane, Network},
+};
+
+/// Asks other nodes, on behalf of this one or of a client.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    network: Arc<dyn Network>,
+    cluster: Arc<Cluster>,
+}
+
+impl Client {
+    pub(crate) fn new(network: Arc<dyn Network>, cluster: Arc<Cluster>) -> Self {
+        Self { network, cluster }
+    }
+
+    /// Asks once. What changes something is never asked twice from here.
+    ///
+    /// # Errors
+    /// What the other node answered, if that is an error. Nothing sent: [`Error::Unreachable`]. Sent and no answer:
+    /// [`Error::OutcomeUnknown`] for what may have an effect, else [`Error::Unreachable`].
+    pub(crate) async fn ask(
+        &self,
+        to: &str,
+        ask: Ask,
+        credentials: Option<Credentials>,
+        timeout: Duration,
+    ) -> Result<Answer, Error> {
+        let has_effect = ask.has_effect();
+        let lane = ask.lane();
+        let request = Request { cluster: self.cluster.id(), credentials, ask }.encode();
+        if request.len() > lane.request_bytes_max() {
+            let (bytes, max) = (request.len() as u64, lane.request_bytes_max() as u64);
+            return Err(Error::TooLarge { bytes, max });
+        }
+        let call = Call { to: to.to_owned(), lane, request, timeout };
+        let lost = |reason: String| {
+            if has_effect { Error::OutcomeUnknown(reason) } else { Error::Unreachable(reason) }
+        };
+        match self.network.call(call).await {
+            Ok(bytes) => match Answer::decode(bytes) {
+                Ok(Answer::Failed(error)) => Err(error),
+                Ok(answer) => Ok(answer),
+                Err(reason) => Err(lost(format!("{to}: its answer makes no sense: {reason}"))),
+            },
+            Err(CallError::NotSent(reason)) => Err(Error::Unreachable(format!("{to}: {reason}"))),
+            Err(CallError::Unanswered(reason)) => Err(lost(format!("{to}: {reason}"))),
+        }
+    }
+
+    /// Asks a node who it is.
+    ///
+    /// # Errors
+    /// It cannot be reached.
+    pub(crate) async fn metadata(&self, to: &str, timeout: Duration) -> Result<Metadata, Error> {
+        match self.ask(to, Ask::Metadata, None, timeout).await? {
+            Answer::Metadata(metadata) => Ok(metadata),
+            other => Err(unexpected(to, &other)),
+        }
+    }
+}
+
+/// An answer to something else than was asked.
+pub(crate) fn unexpected(to: &str, answer: &Answer) -> Error {
+    let kind = match answer {
+        Answer::Metadata(_) => "metadata",
+        Answer::Results { .. } => "results",
+        Answer::Index(_) => "an index",
+        Answer::Joined { .. } => "a membership",
+        Answer::Done => "that it is done",
+        Answer::Failed(_) => "an error",
+    };
+    Error::OutcomeUnknown(format!("{to} answered with {kind}, which was not asked"))
+}
+
+impl Ask {
+    /// Whether it may change something: then losing its answer leaves the outcome unknown.
+    fn has_effect(&self) -> bool {
+        match self {
+            Self::Execute(_)
+            | Self::Unified(_)
+            | Self::Join(_)
+            | Self::Found { .. }
+            | Self::Remove(_)
+            | Self::StepDown(_) => true,
+            Self::Metadata | Self::Query(_) | Self::ReadIndex | Self::Notify(_) => false,
+        }
+    }
+
+    fn lane(&self) -> Lane {
+        match self {
+            Self::Metadata | Self::ReadIndex => Lane::Control,
+            _ => Lane::Service,
+        }
+    }
+}

@@ -1,0 +1,787 @@
+//! What nodes ask of each other besides Raft, as bytes.
+//!
+//! A request carries the cluster it is for, the caller's credentials (the client's own, never the node's) and
+//! what is asked; the answer is what came of it or an [`Error`] in full, so that a forwarded request ends as it would
+//! have ended on the leader.
+//!
+//! Field numbers are never reused. Bytes that make no sense are an error, never a panic.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message as _;
+use rq_security::Credentials;
+use rq_sql::{Column, ErrorKind, Origin, Outcome, Rows, SqlError, Statement, Value};
+
+use crate::{
+    Error, Level, Member, Read, TimedOutcome, Write,
+    command::{StatementMessage, ValueMessage},
+};
+
+/// A request, and on whose behalf.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Request {
+    /// The cluster the sender belongs to; `None` from a node that belongs to none yet.
+    pub(crate) cluster: Option<String>,
+    /// Who asks, as the client said it.
+    pub(crate) credentials: Option<Credentials>,
+    /// What is asked.
+    pub(crate) ask: Ask,
+}
+
+/// What is asked.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Ask {
+    /// Who are you, and how far are you?
+    Metadata,
+    /// Run a write.
+    Execute(Write),
+    /// Run reads.
+    Query(Read),
+    /// Run a request of mixed statements.
+    Unified(Read),
+    /// Up to which index must I have applied to read now?
+    ReadIndex,
+    /// Take me as a member.
+    Join(Newcomer),
+    /// I am here, and would found a cluster with others.
+    Notify(Newcomer),
+    /// Do you found this cluster with me? Whoever agrees belongs to it.
+    Found {
+        /// The founder.
+        founder: Newcomer,
+        /// The cluster's id.
+        cluster: String,
+    },
+    /// Remove the member of this name.
+    Remove(String),
+    /// Hand leadership over, to the member of this name or to anyone.
+    StepDown(Option<String>),
+}
+
+/// A node that wants to belong to a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub(crate) struct Newcomer {
+    /// Its name.
+    pub(crate) name: String,
+    /// Its number in Raft.
+    pub(crate) raft_id: u64,
+    /// Its internode address.
+    pub(crate) raft_addr: String,
+    /// The URL of its HTTP API.
+    pub(crate) api_url: String,
+    /// Whether it never wants to vote.
+    pub(crate) replica: bool,
+    /// Its engine epoch.
+    pub(crate) epoch: i64,
+    /// The newest format of log entries it understands.
+    pub(crate) format: u32,
+    /// The cluster it belongs to already, if it holds data.
+    pub(crate) cluster: Option<String>,
+}
+
+/// What a node says of itself to others.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub(crate) struct Metadata {
+    /// Its name.
+    pub(crate) name: String,
+    /// Its number in Raft.
+    pub(crate) raft_id: u64,
+    /// Its cluster, if it belongs to one.
+    pub(crate) cluster: Option<String>,
+    /// The URL of its HTTP API.
+    pub(crate) api_url: String,
+    /// The level of the HTTP API it implements.
+    pub(crate) version: String,
+    /// The last entry it knows to be committed.
+    pub(crate) commit_index: u64,
+    /// Whether it leads.
+    pub(crate) leads: bool,
+    /// The last entry in its log.
+    pub(crate) last_log: (u64, u64),
+}
+
+/// What came of a request.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Answer {
+    /// To [`Ask::Metadata`].
+    Metadata(Metadata),
+    /// Results, the level really used, and the index of the log entry if there was one.
+    Results {
+        /// One a statement string.
+        results: Vec<TimedOutcome>,
+        /// The level really used, for reads.
+        level: Level,
+        /// The log entry the request went through.
+        index: Option<u64>,
+    },
+    /// An index.
+    Index(u64),
+    /// The newcomer is a member of this cluster.
+    Joined {
+        /// The cluster's id.
+        cluster: String,
+        /// Nothing had to be done.
+        already: bool,
+    },
+    /// It was done.
+    Done,
+    /// It was not, or is unknown to have been.
+    Failed(Error),
+}
+
+impl Request {
+    /// The request as bytes.
+    pub(crate) fn encode(self) -> Bytes {
+        let (username, password) = match &self.credentials {
+            Some(caller) => (caller.username().to_owned(), caller.password().to_owned()),
+            None => (String::new(), String::new()),
+        };
+        let ask = match self.ask {
+            Ask::Metadata => AskMessage::Metadata(Nothing {}),
+            Ask::Execute(write) => AskMessage::Execute(write.into()),
+            Ask::Query(read) => AskMessage::Query(read.into()),
+            Ask::Unified(read) => AskMessage::Unified(read.into()),
+            Ask::ReadIndex => AskMessage::ReadIndex(Nothing {}),
+            Ask::Join(newcomer) => AskMessage::Join(newcomer.into()),
+            Ask::Notify(newcomer) => AskMessage::Notify(newcomer.into()),
+            Ask::Found { founder, cluster } => {
+                AskMessage::Found(FoundMessage { founder: Some(founder.into()), cluster })
+            }
+            Ask::Remove(name) => AskMessage::Remove(name),
+            Ask::StepDown(target) => AskMessage::StepDown(TargetMessage { target }),
+        };
+        let cluster = self.cluster;
+        let message = RequestMessage { cluster, username, password, ask: Some(ask) };
+        super::tagged(super::SERVICE, &message)
+    }
+
+    /// Reads a request.
+    ///
+    /// # Errors
+    /// Bytes that are none.
+    pub(crate) fn decode(bytes: Bytes) -> Result<Self, String> {
+        let message = RequestMessage::decode(bytes).map_err(|error| error.to_string())?;
+        let RequestMessage { cluster, username, password, ask } = message;
+        let ask = match ask.ok_or("a request without content")? {
+            AskMessage::Metadata(Nothing {}) => Ask::Metadata,
+            AskMessage::Execute(write) => Ask::Execute(write.into()),
+            AskMessage::Query(read) => Ask::Query(read.try_into()?),
+            AskMessage::Unified(read) => Ask::Unified(read.try_into()?),
+            AskMessage::ReadIndex(Nothing {}) => Ask::ReadIndex,
+            AskMessage::Join(newcomer) => Ask::Join(newcomer.into()),
+            AskMessage::Notify(newcomer) => Ask::Notify(newcomer.into()),
+            AskMessage::Found(FoundMessage { founder, cluster }) => {
+                Ask::Found { founder: founder.ok_or("a founder is missing")?.into(), cluster }
+            }
+            AskMessage::Remove(name) => Ask::Remove(name),
+            AskMessage::StepDown(TargetMessage { target }) => Ask::StepDown(target),
+        };
+        Ok(Self { cluster, credentials: Credentials::new(username, password), ask })
+    }
+}
+
+impl Answer {
+    /// The answer as bytes.
+    pub(crate) fn encode(self) -> Bytes {
+        let answer = match self {
+            Self::Metadata(metadata) => AnswerBody::Metadata(metadata.into()),
+            Self::Results { results, level, index } => AnswerBody::Results(ResultsMessage {
+                results: results.into_iter().map(Into::into).collect(),
+                level: write_level(level),
+                index,
+            }),
+            Self::Index(index) => AnswerBody::Index(index),
+            Self::Joined { cluster, already } => {
+                AnswerBody::Joined(JoinedMessage { cluster, already })
+            }
+            Self::Done => AnswerBody::Done(Nothing {}),
+            Self::Failed(error) => AnswerBody::Failed(error.into()),
+        };
+        AnswerMessage { answer: Some(answer) }.encode_to_vec().into()
+    }
+
+    /// Reads an answer.
+    ///
+    /// # Errors
+    /// Bytes that are none.
+    pub(crate) fn decode(bytes: Bytes) -> Result<Self, String> {
+        let message = AnswerMessage::decode(bytes).map_err(|error| error.to_string())?;
+        Ok(match message.answer.ok_or("an answer without content")? {
+            AnswerBody::Metadata(metadata) => Self::Metadata(metadata.into()),
+            AnswerBody::Results(ResultsMessage { results, level, index }) => Self::Results {
+                results: results.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
+                level: read_level(level)?,
+                index,
+            },
+            AnswerBody::Index(index) => Self::Index(index),
+            AnswerBody::Joined(JoinedMessage { cluster, already }) => {
+                Self::Joined { cluster, already }
+            }
+            AnswerBody::Done(Nothing {}) => Self::Done,
+            AnswerBody::Failed(error) => Self::Failed(error.try_into()?),
+        })
+    }
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct RequestMessage {
+    #[prost(string, optional, tag = "1")]
+    cluster: Option<String>,
+    #[prost(string, tag = "2")]
+    username: String,
+    #[prost(string, tag = "3")]
+    password: String,
+    #[prost(oneof = "AskMessage", tags = "4, 5, 6, 7, 8, 9, 10, 11, 12, 13")]
+    ask: Option<AskMessage>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+enum AskMessage {
+    #[prost(message, tag = "4")]
+    Metadata(Nothing),
+    #[prost(message, tag = "5")]
+    Execute(WriteMessage),
+    #[prost(message, tag = "6")]
+    Query(ReadMessage),
+    #[prost(message, tag = "7")]
+    Unified(ReadMessage),
+    #[prost(message, tag = "8")]
+    ReadIndex(Nothing),
+    #[prost(message, tag = "9")]
+    Join(NewcomerMessage),
+    #[prost(message, tag = "10")]
+    Notify(NewcomerMessage),
+    #[prost(message, tag = "11")]
+    Found(FoundMessage),
+    #[prost(string, tag = "12")]
+    Remove(String),
+    #[prost(message, tag = "13")]
+    StepDown(TargetMessage),
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct AnswerMessage {
+    #[prost(oneof = "AnswerBody", tags = "1, 2, 3, 4, 5, 6")]
+    answer: Option<AnswerBody>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+enum AnswerBody {
+    #[prost(message, tag = "1")]
+    Metadata(MetadataMessage),
+    #[prost(message, tag = "2")]
+    Results(ResultsMessage),
+    #[prost(uint64, tag = "3")]
+    Index(u64),
+    #[prost(message, tag = "4")]
+    Joined(JoinedMessage),
+    #[prost(message, tag = "5")]
+    Done(Nothing),
+    #[prost(message, tag = "6")]
+    Failed(ErrorMessage),
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Nothing {}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct FoundMessage {
+    #[prost(message, optional, tag = "1")]
+    founder: Option<NewcomerMessage>,
+    #[prost(string, tag = "2")]
+    cluster: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct TargetMessage {
+    #[prost(string, optional, tag = "1")]
+    target: Option<String>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct JoinedMessage {
+    #[prost(string, tag = "1")]
+    cluster: String,
+    #[prost(bool, tag = "2")]
+    already: bool,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct NewcomerMessage {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(fixed64, tag = "2")]
+    raft_id: u64,
+    #[prost(string, tag = "3")]
+    raft_addr: String,
+    #[prost(string, tag = "4")]
+    api_url: String,
+    #[prost(bool, tag = "5")]
+    replica: bool,
+    #[prost(sint64, tag = "6")]
+    epoch: i64,
+    #[prost(uint32, tag = "7")]
+    format: u32,
+    #[prost(string, optional, tag = "8")]
+    cluster: Option<String>,
+}
+
+impl From<Newcomer> for NewcomerMessage {
+    fn from(newcomer: Newcomer) -> Self {
+        let Newcomer { name, raft_id, raft_addr, api_url, replica, epoch, format, cluster } =
+            newcomer;
+        Self { name, raft_id, raft_addr, api_url, replica, epoch, format, cluster }
+    }
+}
+
+impl From<NewcomerMessage> for Newcomer {
+    fn from(message: NewcomerMessage) -> Self {
+        let NewcomerMessage { name, raft_id, raft_addr, api_url, replica, epoch, format, cluster } =
+            message;
+        Self { name, raft_id, raft_addr, api_url, replica, epoch, format, cluster }
+    }
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct MetadataMessage {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(fixed64, tag = "2")]
+    raft_id: u64,
+    #[prost(string, optional, tag = "3")]
+    cluster: Option<String>,
+    #[prost(string, tag = "4")]
+    api_url: String,
+    #[prost(string, tag = "5")]
+    version: String,
+    #[prost(uint64, tag = "6")]
+    commit_index: u64,
+    #[prost(bool, tag = "7")]
+    leads: bool,
+    #[prost(uint64, tag = "8")]
+    last_term: u64,
+    #[prost(uint64, tag = "9")]
+    last_index: u64,
+}
+
+impl From<Metadata> for MetadataMessage {
+    fn from(metadata: Metadata) -> Self {
+        let (last_term, last_index) = metadata.last_log;
+        let Metadata { name, raft_id, cluster, api_url, version, commit_index, leads, .. } =
+            metadata;
+        Self {
+            name,
+            raft_id,
+            cluster,
+            api_url,
+            version,
+            commit_index,
+            leads,
+            last_term,
+            last_index,
+        }
+    }
+}
+
+impl From<MetadataMessage> for Metadata {
+    fn from(message: MetadataMessage) -> Self {
+        let last_log = (message.last_term, message.last_index);
+        let MetadataMessage {
+            name, raft_id, cluster, api_url, version, commit_index, leads, ..
+        } = message;
+        Self { name, raft_id, cluster, api_url, version, commit_index, leads, last_log }
+    }
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct WriteMessage {
+    #[prost(message, repeated, tag = "1")]
+    statements: Vec<StatementMessage>,
+    #[prost(bool, tag = "2")]
+    transaction: bool,
+    #[prost(uint64, optional, tag = "3")]
+    timeout_ns: Option<u64>,
+}
+
+impl From<Write> for WriteMessage {
+    fn from(write: Write) -> Self {
+        Self {
+            statements: write.statements.iter().map(Into::into).collect(),
+            transaction: write.transaction,
+            timeout_ns: write.timeout.map(nanoseconds),
+        }
+    }
+}
+
+impl From<WriteMessage> for Write {
+    fn from(message: WriteMessage) -> Self {
+        Self {
+            statements: statements(message.statements),
+            transaction: message.transaction,
+            timeout: message.timeout_ns.map(Duration::from_nanos),
+        }
+    }
+}
+
+fn statements(messages: Vec<StatementMessage>) -> Vec<Statement> {
+    messages.into_iter().map(Into::into).collect()
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct ReadMessage {
+    #[prost(message, repeated, tag = "1")]
+    statements: Vec<StatementMessage>,
+    #[prost(bool, tag = "2")]
+    transaction: bool,
+    #[prost(uint32, tag = "3")]
+    level: u32,
+    #[prost(uint64, tag = "4")]
+    linearizable_timeout_ns: u64,
+    #[prost(uint64, optional, tag = "5")]
+    timeout_ns: Option<u64>,
+    #[prost(uint64, optional, tag = "6")]
+    min_index: Option<u64>,
+    #[prost(uint64, optional, tag = "7")]
+    freshness_ns: Option<u64>,
+    #[prost(bool, tag = "8")]
+    freshness_strict: bool,
+}
+
+impl From<Read> for ReadMessage {
+    fn from(read: Read) -> Self {
+        Self {
+            statements: read.statements.iter().map(Into::into).collect(),
+            transaction: read.transaction,
+            level: write_level(read.level),
+            linearizable_timeout_ns: nanoseconds(read.linearizable_timeout),
+            timeout_ns: read.timeout.map(nanoseconds),
+            min_index: read.min_index,
+            freshness_ns: read.freshness.map(nanoseconds),
+            freshness_strict: read.freshness_strict,
+        }
+    }
+}
+
+impl TryFrom<ReadMessage> for Read {
+    type Error = String;
+
+    fn try_from(message: ReadMessage) -> Result<Self, String> {
+        Ok(Self {
+            statements: statements(message.statements),
+            transaction: message.transaction,
+            level: read_level(message.level)?,
+            freshness: message.freshness_ns.map(Duration::from_nanos),
+            freshness_strict: message.freshness_strict,
+            linearizable_timeout: Duration::from_nanos(message.linearizable_timeout_ns),
+            timeout: message.timeout_ns.map(Duration::from_nanos),
+            min_index: message.min_index,
+        })
+    }
+}
+
+const LEVELS: [(Level, u32); 5] = [
+    (Level::None, 1),
+    (Level::Weak, 2),
+    (Level::Linearizable, 3),
+    (Level::Strong, 4),
+    (Level::Auto, 5),
+];
+
+fn write_level(level: Level) -> u32 {
+    LEVELS.iter().find(|(known, _)| *known == level).map_or(0, |(_, number)| *number)
+}
+
+fn read_level(number: u32) -> Result<Level, String> {
+    let known = LEVELS.iter().find(|(_, known)| *known == number);
+    known.map(|(level, _)| *level).ok_or_else(|| format!("read level {number}"))
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct ResultsMessage {
+    #[prost(message, repeated, tag = "1")]
+    results: Vec<OutcomeMessage>,
+    #[prost(uint32, tag = "2")]
+    level: u32,
+    #[prost(uint64, optional, tag = "3")]
+    index: Option<u64>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct OutcomeMessage {
+    #[prost(uint64, tag = "1")]
+    elapsed_ns: u64,
+    #[prost(oneof = "OutcomeBody", tags = "2, 3, 4, 5")]
+    outcome: Option<OutcomeBody>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+enum OutcomeBody {
+    #[prost(message, tag = "2")]
+    Empty(Nothing),
+    #[prost(message, tag = "3")]
+    Done(DoneMessage),
+    #[prost(message, tag = "4")]
+    Rows(RowsMessage),
+    #[prost(message, tag = "5")]
+    Error(SqlErrorMessage),
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct DoneMessage {
+    #[prost(sint64, optional, tag = "1")]
+    last_insert_id: Option<i64>,
+    #[prost(uint64, optional, tag = "2")]
+    rows_affected: Option<u64>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct RowsMessage {
+    #[prost(message, repeated, tag = "1")]
+    columns: Vec<ColumnMessage>,
+    #[prost(message, repeated, tag = "2")]
+    rows: Vec<RowMessage>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct ColumnMessage {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(string, optional, tag = "2")]
+    declared_type: Option<String>,
+    #[prost(string, optional, tag = "3")]
+    table: Option<String>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct RowMessage {
+    #[prost(message, repeated, tag = "1")]
+    values: Vec<CellMessage>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct CellMessage {
+    #[prost(oneof = "ValueMessage", tags = "2, 3, 4, 5")]
+    value: Option<ValueMessage>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct SqlErrorMessage {
+    #[prost(uint32, tag = "1")]
+    kind: u32,
+    #[prost(string, tag = "2")]
+    message: String,
+    #[prost(bool, tag = "3")]
+    write: bool,
+}
+
+impl From<TimedOutcome> for OutcomeMessage {
+    fn from(timed: TimedOutcome) -> Self {
+        let outcome = match timed.outcome {
+            Outcome::Empty => OutcomeBody::Empty(Nothing {}),
+            Outcome::Done { last_insert_id, rows_affected } => {
+                OutcomeBody::Done(DoneMessage { last_insert_id, rows_affected })
+            }
+            Outcome::Rows(rows) => OutcomeBody::Rows(rows.into()),
+            Outcome::Error(error) => OutcomeBody::Error(SqlErrorMessage {
+                kind: write_kind(error.kind),
+                message: error.message,
+                write: error.origin == Origin::Write,
+            }),
+        };
+        Self { elapsed_ns: nanoseconds(timed.elapsed), outcome: Some(outcome) }
+    }
+}
+
+impl TryFrom<OutcomeMessage> for TimedOutcome {
+    type Error = String;
+
+    fn try_from(message: OutcomeMessage) -> Result<Self, String> {
+        let outcome = match message.outcome.ok_or("a result without content")? {
+            OutcomeBody::Empty(Nothing {}) => Outcome::Empty,
+            OutcomeBody::Done(DoneMessage { last_insert_id, rows_affected }) => {
+                Outcome::Done { last_insert_id, rows_affected }
+            }
+            OutcomeBody::Rows(rows) => Outcome::Rows(rows.try_into()?),
+            OutcomeBody::Error(error) => Outcome::Error(SqlError {
+                kind: read_kind(error.kind),
+                message: error.message,
+                origin: if error.write { Origin::Write } else { Origin::Read },
+            }),
+        };
+        Ok(Self { outcome, elapsed: Duration::from_nanos(message.elapsed_ns) })
+    }
+}
+
+impl From<Rows> for RowsMessage {
+    fn from(rows: Rows) -> Self {
+        let columns = rows.columns.into_iter().map(|column| {
+            let Column { name, declared_type, table } = column;
+            ColumnMessage { name, declared_type, table }
+        });
+        let row = |values: Vec<Value>| RowMessage {
+            values: values
+                .into_iter()
+                .map(|value| CellMessage { value: ValueMessage::write(value) })
+                .collect(),
+        };
+        Self { columns: columns.collect(), rows: rows.rows.into_iter().map(row).collect() }
+    }
+}
+
+impl TryFrom<RowsMessage> for Rows {
+    type Error = String;
+
+    fn try_from(message: RowsMessage) -> Result<Self, String> {
+        let columns: Vec<Column> = message
+            .columns
+            .into_iter()
+            .map(|ColumnMessage { name, declared_type, table }| Column {
+                name,
+                declared_type,
+                table,
+            })
+            .collect();
+        let mut rows = Vec::with_capacity(message.rows.len());
+        for RowMessage { values } in message.rows {
+            if values.len() != columns.len() {
+                return Err(format!("a row of {} values", values.len()));
+            }
+            rows.push(values.into_iter().map(|cell| ValueMessage::read(cell.value)).collect());
+        }
+        Ok(Self { columns, rows })
+    }
+}
+
+/// Every kind of failing statement and its number. A number nobody knows is a newer node's.
+const KINDS: [(ErrorKind, u32); 13] = [
+    (ErrorKind::Sql, 1),
+    (ErrorKind::Constraint, 2),
+    (ErrorKind::NotAuthorized, 3),
+    (ErrorKind::ReadOnly, 4),
+    (ErrorKind::Parameters, 5),
+    (ErrorKind::Budget, 6),
+    (ErrorKind::ResultTooLarge, 7),
+    (ErrorKind::Timeout, 8),
+    (ErrorKind::Cancelled, 9),
+    (ErrorKind::Value, 10),
+    (ErrorKind::Transaction, 11),
+    (ErrorKind::TooBig, 12),
+    (ErrorKind::Other, 13),
+];
+
+fn write_kind(kind: ErrorKind) -> u32 {
+    KINDS.iter().find(|(known, _)| *known == kind).map_or(0, |(_, number)| *number)
+}
+
+fn read_kind(number: u32) -> ErrorKind {
+    let known = KINDS.iter().find(|(_, known)| *known == number);
+    known.map_or(ErrorKind::Other, |(kind, _)| *kind)
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct ErrorMessage {
+    #[prost(uint32, tag = "1")]
+    kind: u32,
+    #[prost(string, tag = "2")]
+    text: String,
+    #[prost(uint64, tag = "3")]
+    first: u64,
+    #[prost(uint64, tag = "4")]
+    second: u64,
+    #[prost(message, optional, tag = "5")]
+    leader: Option<MemberMessage>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct MemberMessage {
+    #[prost(string, tag = "1")]
+    id: String,
+    #[prost(string, tag = "2")]
+    raft_addr: String,
+    #[prost(string, tag = "3")]
+    api_url: String,
+    #[prost(bool, tag = "4")]
+    voter: bool,
+}
+
+impl From<Error> for ErrorMessage {
+    fn from(error: Error) -> Self {
+        let empty = Self { kind: 0, text: String::new(), first: 0, second: 0, leader: None };
+        let plain = |kind| Self { kind, ..empty.clone() };
+        let said = |kind, text: String| Self { kind, text, ..empty.clone() };
+        match error {
+            Error::DisallowedPragma => plain(1),
+            Error::NotOpen => plain(2),
+            Error::NotReady => plain(3),
+            Error::LeaderNotFound => plain(4),
+            Error::NotLeader { leader } => Self {
+                kind: 5,
+                leader: leader.map(|Member { id, raft_addr, api_url, voter }| MemberMessage {
+                    id,
+                    raft_addr,
+                    api_url,
+                    voter,
+                }),
+                ..empty
+            },
+            Error::StaleRead => plain(6),
+            Error::DeadlineExceeded => plain(7),
+            Error::EnqueueTimeout => plain(8),
+            Error::WaitTimeout { index } => Self { first: index, ..plain(9) },
+            Error::DiskFull { free, floor } => Self { first: free, second: floor, ..plain(10) },
+            Error::ApplyStalled { index, reason } => Self { first: index, ..said(11, reason) },
+            Error::TooLarge { bytes, max } => Self { first: bytes, second: max, ..plain(12) },
+            Error::Overloaded => plain(13),
+            Error::ShuttingDown => plain(14),
+            Error::Request(reason) => said(15, reason),
+            Error::OutcomeUnknown(reason) => said(16, reason),
+            Error::Stopped(reason) => said(17, reason),
+            Error::Unauthorized(what) => said(18, what.to_owned()),
+            Error::Unreachable(reason) => said(19, reason),
+            Error::Membership(reason) => said(20, reason),
+        }
+    }
+}
+
+impl TryFrom<ErrorMessage> for Error {
+    type Error = String;
+
+    fn try_from(message: ErrorMessage) -> Result<Self, String> {
+        let ErrorMessage { kind, text, first, second, leader } = message;
+        Ok(match kind {
+            1 => Self::DisallowedPragma,
+            2 => Self::NotOpen,
+            3 => Self::NotReady,
+            4 => Self::LeaderNotFound,
+            5 => Self::NotLeader {
+                leader: leader.map(|MemberMessage { id, raft_addr, api_url, voter }| Member {
+                    id,
+                    raft_addr,
+                    api_url,
+                    voter,
+                }),
+            },
+            6 => Self::StaleRead,
+            7 => Self::DeadlineExceeded,
+            8 => Self::EnqueueTimeout,
+            9 => Self::WaitTimeout { index: first },
+            10 => Self::DiskFull { free: first, floor: second },
+            11 => Self::ApplyStalled { index: first, reason: text },
+            12 => Self::TooLarge { bytes: first, max: second },
+            13 => Self::Overloaded,
+            14 => Self::ShuttingDown,
+            15 => Self::Request(text),
+            17 => Self::Stopped(text),
+            18 => Self::Unauthorized(text),
+            19 => Self::Unreachable(text),
+            20 => Self::Membership(text),
+            // 16, and whatever a newer node says that this one cannot judge.
+            _ => Self::OutcomeUnknown(text),
+        })
+    }
+}

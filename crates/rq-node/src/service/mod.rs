@@ -1,0 +1,226 @@
+//! The cluster service: what other nodes ask of this one, and what it asks of them.
+//!
+//! # Who may ask what
+//! Whoever asks for data, for a change of it or for a change of the cluster is checked with the *client's* credentials, by
+//! this node's own credentials file, as if the client had come here. Besides, requests for data must come from a member
+//! of the same cluster. Anybody may ask who this node is.
+
+pub(crate) mod client;
+mod gather;
+pub(crate) mod message;
+
+use std::sync::{Arc, Weak};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use rq_security::{Credentials, Decision, Permission};
+
+use self::gather::Gather;
+use self::message::{Answer, Ask, Metadata, Request};
+use crate::{
+    Error, Level, Node,
+    internode::{Answerer, Lane},
+    node::Inner,
+    raft::answer::RaftAnswers,
+};
+
+/// The first byte of a call says what kind of conversation it belongs to.
+pub(crate) const RAFT: u8 = b'R';
+/// The cluster service.
+pub(crate) const SERVICE: u8 = b'S';
+
+/// A message behind the byte that says what kind it is.
+pub(crate) fn tagged(kind: u8, message: &impl prost::Message) -> Bytes {
+    let mut bytes = Vec::with_capacity(message.encoded_len() + 1);
+    bytes.push(kind);
+    message.encode_raw(&mut bytes);
+    bytes.into()
+}
+
+/// Answers the calls of other nodes.
+pub(crate) struct Service {
+    inner: Weak<Inner>,
+    raft: Arc<RaftAnswers>,
+}
+
+impl Service {
+    pub(crate) fn new(inner: &Arc<Inner>, raft: RaftAnswers) -> Self {
+        Self { inner: Arc::downgrade(inner), raft: Arc::new(raft) }
+    }
+}
+
+impl Answerer for Service {
+    fn answer(&self, _lane: Lane, mut request: Bytes) -> BoxFuture<'static, Bytes> {
+        if request.is_empty() {
+            return Box::pin(std::future::ready(Bytes::new()));
+        }
+        let kind = request.split_to(1)[0];
+        match kind {
+            RAFT => {
+                let raft = Arc::clone(&self.raft);
+                Box::pin(async move { raft.answer(request).await })
+            }
+            SERVICE => {
+                let inner = self.inner.upgrade();
+                Box::pin(async move {
+                    let answer = match (inner, Request::decode(request)) {
+                        (_, Err(reason)) => Answer::Failed(Error::Request(format!(
+                            "the request makes no sense: {reason}"
+                        ))),
+                        (None, Ok(_)) => Answer::Failed(Error::ShuttingDown),
+                        (Some(inner), Ok(request)) => {
+                            let answer = Node::from_inner(inner).answer(request).await;
+                            answer.unwrap_or_else(Answer::Failed)
+                        }
+                    };
+                    answer.encode()
+                })
+            }
+            _ => Box::pin(std::future::ready(Bytes::new())),
+        }
+    }
+}
+
+/// What an operation is called in "remote … not authorized", and what it needs.
+struct Need {
+    name: &'static str,
+    permissions: &'static [Permission],
+}
+
+fn need(ask: &Ask) -> Option<Need> {
+    let (name, permissions): (_, &'static [Permission]) = match ask {
+        Ask::Metadata | Ask::ReadIndex => return None,
+        Ask::Execute(_) => ("Execute", &[Permission::Execute]),
+        Ask::Query(_) => ("query", &[Permission::Query]),
+        Ask::Unified(_) => ("Request", &[Permission::Query, Permission::Execute]),
+        // A replica needs one of two; `join` has a look itself.
+        Ask::Join(newcomer) if newcomer.replica => return None,
+        Ask::Join(_) => ("join", &[Permission::Join]),
+        Ask::Notify(_) | Ask::Found { .. } => ("notify", &[Permission::Join]),
+        Ask::Remove(_) => ("remove node", &[Permission::Remove]),
+        Ask::StepDown(_) => ("stepdown", &[Permission::LeaderOps]),
+    };
+    Some(Need { name, permissions })
+}
+
+impl Node {
+    /// Answers what another node asks.
+    async fn answer(&self, request: Request) -> Result<Answer, Error> {
+        let Request { cluster, credentials, ask } = request;
+        let inner = self.open_inner()?;
+        if !matches!(ask, Ask::Metadata | Ask::Join(_) | Ask::Notify(_) | Ask::Found { .. }) {
+            inner.check_cluster(cluster.as_deref())?;
+        }
+        if let Some(need) = need(&ask) {
+            for permission in need.permissions {
+                inner.permit(credentials.as_ref(), *permission, need.name).await?;
+            }
+        }
+        match ask {
+            Ask::Metadata => Ok(Answer::Metadata(inner.metadata())),
+            Ask::Execute(write) => {
+                let written = self.execute(write).await?;
+                Ok(Answer::Results {
+                    results: written.results,
+                    level: Level::Strong,
+                    index: Some(written.index),
+                })
+            }
+            Ask::Query(read) => {
+                let gather = Gather::new(&inner.options.limits);
+                let (collected, served) = self.query(read, gather).await?;
+                let results = collected.outcomes;
+                Ok(Answer::Results { results, level: served.level, index: served.index })
+            }
+            Ask::Unified(read) => {
+                let gather = Gather::new(&inner.options.limits);
+                let (collected, served) = self.request(read, gather).await?;
+                let results = collected.outcomes;
+                Ok(Answer::Results { results, level: served.level, index: served.index })
+            }
+            Ask::ReadIndex => {
+                if !inner.consensus.leads() {
+                    return Err(inner.not_leader());
+                }
+                inner.confirmations.join().await.map(Answer::Index)
+            }
+            Ask::Join(newcomer) => {
+                if newcomer.replica {
+                    inner.permit_replica(credentials.as_ref()).await?;
+                }
+                inner.join(newcomer).await
+            }
+            Ask::Notify(newcomer) => inner.notified(newcomer).await.map(|()| Answer::Done),
+            Ask::Found { founder, cluster } => {
+                inner.agree_to_found(founder, &cluster).await.map(|()| Answer::Done)
+            }
+            Ask::Remove(name) => inner.remove_here(&name).await.map(|()| Answer::Done),
+            Ask::StepDown(target) => {
+                inner.step_down_here(target.as_deref()).await.map(|()| Answer::Done)
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// Data is for members of the same cluster only.
+    fn check_cluster(&self, theirs: Option<&str>) -> Result<(), Error> {
+        match theirs {
+            Some(theirs) if self.cluster.is(theirs) => Ok(()),
+            _ => Err(Error::Membership(format!(
+                "the asking node is not of the cluster of {}",
+                self.node_id
+            ))),
+        }
+    }
+
+    /// Whether the caller may.
+    ///
+    /// # Errors
+    /// It may not, or too many passwords are being verified.
+    pub(crate) async fn permit(
+        &self,
+        credentials: Option<&Credentials>,
+        permission: Permission,
+        name: &str,
+    ) -> Result<(), Error> {
+        let users = &self.options.users;
+        let decision = match users.check_at_once(credentials, permission) {
+            Some(decision) => decision,
+            None => {
+                let (users, credentials) = (Arc::clone(users), credentials.cloned());
+                let check = move || users.check(credentials.as_ref(), permission);
+                tokio::task::spawn_blocking(check).await.unwrap_or(Decision::Deny)
+            }
+        };
+        match decision {
+            Decision::Allow => Ok(()),
+            Decision::Deny => Err(Error::Unauthorized(name.to_owned())),
+            Decision::Busy => Err(Error::Overloaded),
+        }
+    }
+
+    /// A read replica may join under either name of its permission.
+    async fn permit_replica(&self, credentials: Option<&Credentials>) -> Result<(), Error> {
+        let older = self.permit(credentials, Permission::JoinReadOnly, "join").await;
+        if matches!(older, Err(Error::Unauthorized(_))) {
+            return self.permit(credentials, Permission::JoinReadReplica, "join").await;
+        }
+        older
+    }
+
+    pub(crate) fn metadata(&self) -> Metadata {
+        let view = self.consensus.view();
+        let last = self.log.state().last;
+        Metadata {
+            name: self.node_id.clone(),
+            raft_id: self.raft_id,
+            cluster: self.cluster.id(),
+            api_url: self.options.api_url.clone(),
+            version: self.options.api_version.clone(),
+            commit_index: view.commit_index,
+            leads: view.leads,
+            last_log: last.map_or((0, 0), |last| (last.term, last.index)),
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! Several nodes in one process, with threads and real time: forming, forwarding, following, changing.
+
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::{PATIENCE, options, switchboard::Switchboard, wait_ready, write};
+use crate::{Environment, Error, Formation, Level, Node, Options, Read, Route, Written};
+
+/// A node and where its data lies.
+struct Member {
+    node: Node,
+    directory: TempDir,
+    name: String,
+}
+
+/// A cluster on one switchboard.
+struct Cluster {
+    board: Switchboard,
+    members: Vec<Member>,
+}
+
+/// Shows what the nodes say, if asked to by `RQ_LOG=1`.
+fn tell() {
+    if std::env::var_os("RQ_LOG").is_some() {
+        // Another test may have been first.
+        drop(tracing_subscriber::fmt().with_max_level(tracing::Level::INFO).try_init());
+    }
+}
+
+fn address(name: &str) -> String {
+    format!("{name}:4002")
+}
+
+fn route() -> Route {
+    Route { credentials: None, forward: true, timeout: Duration::from_secs(20), retries: 0 }
+}
+
+fn join(addresses: &[&str]) -> Formation {
+    Formation::Join {
+        addresses: addresses.iter().map(|name| address(name)).collect(),
+        attempts: 20,
+        interval: Duration::from_millis(100),
+        credentials: None,
+    }
+}
+
+impl Cluster {
+    fn new() -> Self {
+        tell();
+        Self { board: Switchboard::default(), members: Vec::new() }
+    }
+
+    fn node_options(directory: &TempDir, name: &str) -> Options {
+        Options {
+            node_id: Some(name.to_owned()),
+            raft_addr: address(name),
+            api_url: format!("http://{name}:4001"),
+            ..options(directory.path())
+        }
+    }
+
+    fn environment(&self, name: &str) -> Environment {
+        Environment { network: self.board.line(&address(name)), ..Environment::real() }
+    }
+
+    async fn start(&mut self, name: &str, formation: &Formation) {
+        let directory = TempDir::new().unwrap();
+        let options = Self::node_options(&directory, name);
+        let node = Node::open(options, self.environment(name)).await.unwrap();
+        node.form(formation).await.unwrap();
+        self.members.push(Member { node, directory, name: name.to_owned() });
+    }
+
+    async fn of_three() -> Self {
+        let mut cluster = Self::new();
+        cluster.start("a", &Formation::Alone).await;
+        cluster.start("b", &join(&["a"])).await;
+        cluster.start("c", &join(&["b"])).await;
+        for member in &cluster.members {
+            wait_ready(&member.node).await;
+        }
+        cluster
+    }
+
+    fn addresses(&self) -> Vec<String> {
+        self.members.iter().map(|member| address(&member.name)).collect()
+    }
+
+    async fn leader(&self) -> &Member {
+        let led = async {
+            loop {
+                if let Some(leader) = self.members.iter().find(|member| member.node.is_leader()) {
+                    return leader;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, led).await.expect("somebody leads")
+    }
+
+    async fn close(self) {
+        for member in self.members {
+            member.node.shutdown().await;
+        }
+    }
+}
+
+async fn count(node: &Node, level: Level) -> Result<i64, Error> {
+    let read = Read {
+        statements: vec![rq_sql::Statement::new("SELECT count(*) FROM t")],
+        level,
+        linearizable_timeout: Duration::from_secs(10),
+        ..Read::default()
+    };
+    let (collected, _) =
+        node.query_routed(read, crate::read::Collected::default(), &route()).await?;
+    assert_eq!(collected.error, None);
+    match collected.values.as_slice() {
+        [rq_sql::Value::Integer(count)] => Ok(*count),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn insert(node: &Node, n: i64) -> Result<Written, Error> {
+    node.execute_routed(write(&[&format!("INSERT INTO t VALUES ({n})")]), &route()).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_nodes_form_and_each_takes_writes_and_linearizable_reads() {
+    let cluster = Cluster::of_three().await;
+    let create = write(&["CREATE TABLE t (n INTEGER PRIMARY KEY)"]);
+    cluster.members[2].node.execute_routed(create, &route()).await.unwrap();
+    for n in 0..30 {
+        let node = &cluster.members[n % 3].node;
+        let written = insert(node, i64::try_from(n).unwrap()).await.unwrap();
+        assert_eq!(written.served_by.is_some(), !node.is_leader());
+        for reader in &cluster.members {
+            let seen = count(&reader.node, Level::Linearizable).await.unwrap();
+            assert_eq!(seen, i64::try_from(n + 1).unwrap());
+        }
+    }
+    for level in [Level::Weak, Level::Strong, Level::Auto] {
+        assert_eq!(count(&cluster.members[1].node, level).await.unwrap(), 30);
+    }
+    let members = cluster.members[1].node.status().members;
+    assert_eq!(members.iter().filter(|member| member.voter).count(), 3);
+    cluster.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_cut_off_is_replaced_and_follows_when_it_is_back() {
+    let cluster = Cluster::of_three().await;
+    let old = cluster.leader().await;
+    old.node.execute(write(&["CREATE TABLE t (n INTEGER PRIMARY KEY)"])).await.unwrap();
+    cluster.board.isolate(&address(&old.name), &cluster.addresses(), true);
+    let others: Vec<&Member> =
+        cluster.members.iter().filter(|member| member.name != old.name).collect();
+    let began = std::time::Instant::now();
+    let mut acknowledged = 0;
+    while acknowledged < 10 {
+        assert!(began.elapsed() < PATIENCE, "the others elect a leader");
+        match insert(&others[0].node, acknowledged).await {
+            Ok(_) => acknowledged += 1,
+            Err(error) => tracing::info!("not acknowledged: {error}"),
+        }
+    }
+    assert!(insert(&old.node, 1000).await.is_err(), "without a quorum nothing is acknowledged");
+    cluster.board.isolate(&address(&old.name), &cluster.addresses(), false);
+    while count(&old.node, Level::Linearizable).await != Ok(10) {
+        assert!(began.elapsed() < PATIENCE, "the old leader follows");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    cluster.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_expect_each_other_found_one_cluster() {
+    let board = Switchboard::default();
+    let mut cluster = Cluster { board, members: Vec::new() };
+    let names = ["x", "y", "z"];
+    let formation = Formation::Together {
+        addresses: names.iter().map(|name| address(name)).collect(),
+        expect: 3,
+        timeout: PATIENCE,
+        credentials: None,
+    };
+    for name in names {
+        let directory = TempDir::new().unwrap();
+        let options = Cluster::node_options(&directory, name);
+        let node = Node::open(options, cluster.environment(name)).await.unwrap();
+        cluster.members.push(Member { node, directory, name: name.to_owned() });
+    }
+    let forming: Vec<_> = cluster
+        .members
+        .iter()
+        .map(|member| {
+            let (node, formation) = (member.node.clone(), formation.clone());
+            tokio::spawn(async move { node.form(&formation).await })
+        })
+        .collect();
+    for formed in forming {
+        formed.await.unwrap().unwrap();
+    }
+    for member in &cluster.members {
+        wait_ready(&member.node).await;
+        assert_eq!(member.node.status().members.len(), 3);
+    }
+    cluster.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leadership_is_handed_over_and_members_are_removed() {
+    let cluster = Cluster::of_three().await;
+    let leader = cluster.leader().await;
+    let follower = cluster.members.iter().find(|member| !member.node.is_leader()).unwrap();
+    follower.node.step_down(Some(&follower.name), &route()).await.unwrap();
+    assert!(follower.node.is_leader());
+    let refused = leader.node.step_down(Some("nobody"), &route()).await;
+    assert_eq!(refused, Err(Error::Membership("node not found in cluster".to_owned())));
+    leader.node.remove(&leader.name, &route()).await.unwrap();
+    assert_eq!(follower.node.status().members.len(), 2);
+    leader.node.remove("nobody", &route()).await.unwrap_or_default();
+    cluster.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_lost_its_disk_replaces_its_former_self() {
+    let mut cluster = Cluster::of_three().await;
+    let leader = cluster.leader().await.name.clone();
+    let position = cluster.members.iter().position(|member| member.name != leader).unwrap();
+    let lost = cluster.members.remove(position);
+    lost.node.shutdown().await;
+    drop(lost.directory);
+    cluster.start(&lost.name, &join(&[&leader])).await;
+    let back = &cluster.members.last().unwrap().node;
+    wait_ready(back).await;
+    let members = back.status().members;
+    assert_eq!(members.len(), 3, "one member a name: {members:?}");
+    cluster.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_live_node_keeps_its_name_and_a_single_node_its_data() {
+    let mut cluster = Cluster::of_three().await;
+    let impostor = TempDir::new().unwrap();
+    let options =
+        Options { raft_addr: "elsewhere:4002".to_owned(), ..Cluster::node_options(&impostor, "b") };
+    let environment =
+        Environment { network: cluster.board.line("elsewhere:4002"), ..Environment::real() };
+    let node = Node::open(options, environment).await.unwrap();
+    let Formation::Join { addresses, .. } = join(&["a"]) else { unreachable!() };
+    let once = Formation::Join {
+        addresses,
+        attempts: 1,
+        interval: Duration::from_millis(10),
+        credentials: None,
+    };
+    assert!(node.form(&once).await.is_err());
+    node.shutdown().await;
+
+    cluster.start("alone", &Formation::Alone).await;
+    let alone = &cluster.members.last().unwrap().node;
+    wait_ready(alone).await;
+    let refused = alone.form(&once).await.unwrap_err();
+    assert!(refused.starts_with("node is the only node in a single-node cluster"), "{refused}");
+    cluster.close().await;
+}

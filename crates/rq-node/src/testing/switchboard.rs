@@ -1,0 +1,94 @@
+//! A network of nodes in one process: calls go straight to the answerer of the address, unless the line is cut.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+
+use crate::{
+    internode::{Answerer, Call, CallError, Network},
+    progress::lock,
+};
+
+/// Connects nodes by their addresses.
+#[derive(Clone, Default)]
+pub(super) struct Switchboard(Arc<Mutex<Lines>>);
+
+#[derive(Default)]
+struct Lines {
+    answerers: BTreeMap<String, Arc<dyn Answerer>>,
+    cut: BTreeSet<(String, String)>,
+}
+
+/// One node's side of a switchboard.
+#[derive(Clone)]
+pub(super) struct Line {
+    board: Switchboard,
+    own: String,
+}
+
+impl Switchboard {
+    /// The line of the node at this address.
+    pub(super) fn line(&self, own: &str) -> Arc<dyn Network> {
+        Arc::new(Line { board: self.clone(), own: own.to_owned() })
+    }
+
+    /// Cuts a node off, or connects it again; calls from and to it are lost without a word.
+    pub(super) fn isolate(&self, address: &str, others: &[String], cut: bool) {
+        let mut lines = lock(&self.0);
+        for other in others.iter().filter(|other| *other != address) {
+            for pair in [(address.to_owned(), other.clone()), (other.clone(), address.to_owned())] {
+                if cut {
+                    lines.cut.insert(pair);
+                } else {
+                    lines.cut.remove(&pair);
+                }
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Line {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Line({})", self.own)
+    }
+}
+
+impl Network for Line {
+    fn call(&self, call: Call) -> BoxFuture<'static, Result<Bytes, CallError>> {
+        let Line { board, own } = self.clone();
+        Box::pin(async move {
+            let Call { to, lane, request, timeout } = call;
+            let answerer = {
+                let lines = lock(&board.0);
+                let cut = lines.cut.contains(&(own, to.clone()));
+                (!cut).then(|| lines.answerers.get(&to).cloned())
+            };
+            match answerer {
+                None => {
+                    tokio::time::sleep(timeout.min(Duration::from_secs(60))).await;
+                    Err(CallError::Unanswered("no answer in time".to_owned()))
+                }
+                Some(None) => Err(CallError::NotSent("connection refused".to_owned())),
+                Some(Some(answerer)) => {
+                    match tokio::time::timeout(timeout, answerer.answer(lane, request)).await {
+                        Ok(answer) => Ok(answer),
+                        Err(_) => Err(CallError::Unanswered("no answer in time".to_owned())),
+                    }
+                }
+            }
+        })
+    }
+
+    fn listen(&self, answerer: Option<Arc<dyn Answerer>>) {
+        let mut lines = lock(&self.board.0);
+        match answerer {
+            Some(answerer) => drop(lines.answerers.insert(self.own.clone(), answerer)),
+            None => drop(lines.answerers.remove(&self.own)),
+        }
+    }
+}
