@@ -208,7 +208,7 @@ impl Header {
 /// Reads frames.
 ///
 /// - [`FrameReader::next`] may be given up and called again; nothing is lost.
-/// - The memory held is at most about twice what was received of the frame at hand.
+/// - The memory held is at most about three times what was received of the frame at hand.
 #[derive(Debug)]
 pub(crate) struct FrameReader<R> {
     source: R,

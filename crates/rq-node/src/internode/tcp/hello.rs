@@ -19,6 +19,7 @@ use rq_security::{PROOF_BYTES, Proof, SecretKeys};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
+use super::tls;
 use crate::internode::Lane;
 
 /// How every connection begins. Its first byte begins neither TLS nor a text protocol.
@@ -66,6 +67,9 @@ pub(crate) enum GreetError {
     /// The connection broke.
     #[error("the connection broke during the handshake: {0}")]
     Broken(io::Error),
+    /// The other side did not agree with what TLS told it about this node.
+    #[error("it refuses this node's certificate, or that it has none: {0}")]
+    Certificate(String),
     /// The other side answered with TLS.
     #[error("it speaks TLS, this node does not (-node-cert)")]
     Tls,
@@ -333,6 +337,9 @@ where
 }
 
 fn gone(error: io::Error) -> GreetError {
+    if let Some(alert) = tls::alert(&error) {
+        return GreetError::Certificate(format!("{alert:?}"));
+    }
     match error.kind() {
         io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => GreetError::Closed,
         _ => GreetError::Broken(error),
@@ -439,6 +446,15 @@ where
     // It is refused whether or not it hears so.
     drop(answer(stream, verdict, secrets).await);
     Err(Rejection::Refused(verdict))
+}
+
+/// Refuses whoever comes without TLS although it is required; one of us is told so.
+pub(crate) async fn refuse_plain<S, T>(stream: &mut S) -> Result<T, Rejection>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    read_hello(stream).await?;
+    refuse(stream, Verdict::TlsRequired, None).await
 }
 
 async fn answer<S>(

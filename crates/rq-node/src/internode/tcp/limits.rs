@@ -13,6 +13,8 @@ pub(crate) const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(5);
 pub(crate) const HANDSHAKES_MAX: usize = 256;
 /// How long closing may take to say goodbye.
 pub(crate) const FAREWELL_TIME_MAX: Duration = Duration::from_secs(1);
+/// The bytes of somebody who was refused that are read away, so that the refusal arrives.
+pub(crate) const FAREWELL_BYTES_MAX: u64 = 64 * 1024;
 /// How long accepting pauses when the process is out of file descriptors or memory.
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 

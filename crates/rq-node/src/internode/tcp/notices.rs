@@ -4,7 +4,7 @@
 
 use std::{
     collections::HashMap,
-    net::IpAddr,
+    net::SocketAddr,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -39,8 +39,8 @@ struct Said {
 
 impl Notices {
     /// Warns that an incoming connection was closed.
-    pub(crate) fn refused(&self, peer: std::net::SocketAddr, reason: &str) {
-        let peer = std::net::SocketAddr::new(canonical(peer.ip()), peer.port());
+    pub(crate) fn refused(&self, peer: SocketAddr, reason: &str) {
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         if let Some(left_out) = self.is_new(&peer.ip().to_string(), reason) {
             tracing::warn!(component = "mux", "refused {peer}: {reason}{}", more(left_out));
         }
@@ -58,6 +58,13 @@ impl Notices {
         if let Some(left_out) = self.is_new("", text) {
             tracing::error!(component = "mux", "{text}{}", more(left_out));
         }
+    }
+
+    /// Everything remembered, for tests.
+    #[cfg(test)]
+    pub(crate) fn said(&self) -> Vec<String> {
+        let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        memory.said.keys().map(|(peer, reason)| format!("{peer}: {reason}")).collect()
     }
 
     /// Gives how often the line was left out since it was last said; `None` if it is to be left out again.
@@ -86,10 +93,6 @@ impl Notices {
         let before = memory.said.insert(key, Said { at: now, left_out: 0 });
         Some(before.map_or(0, |said| said.left_out))
     }
-}
-
-fn canonical(ip: IpAddr) -> IpAddr {
-    ip.to_canonical()
 }
 
 fn more(left_out: u64) -> String {

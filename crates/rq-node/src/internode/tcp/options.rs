@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use rq_security::{ClusterSecret, ServerTls};
+use rq_security::{ClientTls, ClusterSecret, ServerTls};
 
 /// How nodes reach each other. All nodes of a cluster must agree about TLS and the secret.
 #[derive(Clone, Debug)]
@@ -21,6 +21,8 @@ pub struct TcpOptions {
 pub struct TcpTls {
     /// For connections that are accepted.
     pub server: Arc<ServerTls>,
+    /// For connections that are dialled.
+    pub client: Arc<ClientTls>,
 }
 
 impl Default for TcpOptions {

@@ -1,10 +1,16 @@
 //! Real sockets on loopback: two networks, an answerer that can be told how to behave, and strangers.
 
 mod calls;
+mod failures;
+mod frames;
+mod secure;
+mod strangers;
 
 use std::{
     collections::HashMap,
+    fmt::Display,
     future::pending,
+    hash::{BuildHasher as _, RandomState},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -80,8 +86,46 @@ async fn node(options: TcpOptions) -> (Arc<TcpNetwork>, Arc<Recorder>) {
     (network, recorder)
 }
 
-fn call(to: impl ToString, lane: Lane, request: impl Into<Bytes>, timeout: Duration) -> Call {
+fn call(to: impl Display, lane: Lane, request: impl Into<Bytes>, timeout: Duration) -> Call {
     Call { to: to.to_string(), lane, request: request.into(), timeout }
+}
+
+/// What the log of a network said about others.
+fn said(network: &TcpNetwork) -> Vec<String> {
+    network.shared.notices.said()
+}
+
+/// Waits until the log says something.
+async fn eventually_says(network: &TcpNetwork, text: &str) {
+    for _ in 0..3000 {
+        if said(network).iter().any(|line| line.contains(text)) {
+            return;
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{text:?} is not among {:?}", said(network));
+}
+
+/// A small generator of numbers that look random (xorshift).
+struct Numbers(u64);
+
+impl Numbers {
+    /// Seeded by the environment or the clock; prints the seed.
+    fn new() -> Self {
+        let seed = match std::env::var("RQ_SEED") {
+            Ok(seed) => seed.parse().unwrap(),
+            Err(_) => RandomState::new().hash_one("seed") >> 32,
+        };
+        println!("RQ_SEED={seed}");
+        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 >> 32).unwrap() % end
+    }
 }
 
 /// Waits until something is so; fails the test if it never is.
