@@ -183,6 +183,11 @@ impl Applier {
         }
     }
 
+    /// What installs, and inspects what is to be installed.
+    pub(crate) fn replacer(&self) -> &Replacer {
+        &self.replacer
+    }
+
     /// The pool of the database.
     pub(crate) fn readers(&self) -> &Readers {
         self.replacer.readers()

@@ -46,6 +46,7 @@ mod housekeeping;
 mod identity;
 mod progress;
 mod raft;
+mod transfer;
 
 mod environment;
 mod error;

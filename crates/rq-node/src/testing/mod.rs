@@ -7,6 +7,7 @@
 //! | [`crash`] | promises P1, P2, P3 at crashes at any file operation |
 //! | [`behaviour`], [`opening`], [`bounds`], [`full_disk`] | what clients and operators see of a node with threads |
 //! | [`cluster`] | several nodes in one process form, forward, follow and change |
+//! | [`transfer`] | a snapshot on its way arrives, whatever happens to the way, the sender, the receiver |
 //! | [`waiting`], [`workers`] | what waits ends and is bounded, and nobody waits on an async worker |
 //!
 //! The rest are their instruments: [`world`] (the disk that fails), [`history`] (what was applied, and
@@ -23,6 +24,7 @@ pub(crate) mod history;
 mod opening;
 mod simulation;
 mod switchboard;
+mod transfer;
 mod waiting;
 mod workers;
 mod workload;

@@ -1,0 +1,15 @@
+//! Transfers between databases in one process.
+//!
+//! | module | shows |
+//! |---|---|
+//! | [`whole`] | what arrives is what was sent, whatever the sender does meanwhile |
+//! | [`broken`] | cuts, damage, full disks, other senders |
+//! | [`bounds`] | limits of bandwidth, transfers and the WAL |
+//! | [`crashes`] | a receiver that dies at any operation on its files |
+//! | [`speed`] | how fast it is |
+
+mod bounds;
+mod broken;
+mod crashes;
+mod whole;
+mod world;
