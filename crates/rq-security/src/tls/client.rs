@@ -6,7 +6,10 @@ use std::{
     fmt,
     net::IpAddr,
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -20,7 +23,7 @@ use rustls::{
 };
 
 use super::{
-    Pair,
+    Pair, TlsCounts,
     reload::{self, Reloads},
     verify::{AcceptAny, RefuseAll},
 };
@@ -74,6 +77,7 @@ pub struct ClientTls {
     pair_watch: Watch,
     authority_watch: Watch,
     current: RwLock<Current>,
+    fetched: AtomicU64,
     reloads: Reloads,
 }
 
@@ -110,8 +114,16 @@ impl ClientTls {
         let verifier = load_verifier(&options.servers, &provider)?;
         let config = build(pair.as_ref(), Arc::clone(&verifier), &provider, &time);
         let current = RwLock::new(Current { pair, verifier, config });
-        let reloads = Reloads::default();
-        Ok(Self { options, provider, time, pair_watch, authority_watch, current, reloads })
+        Ok(Self {
+            options,
+            provider,
+            time,
+            pair_watch,
+            authority_watch,
+            current,
+            fetched: AtomicU64::new(0),
+            reloads: Reloads::default(),
+        })
     }
 
     /// Gives the configuration for one handshake with a host (a name or an address), and the name the server
@@ -120,15 +132,22 @@ impl ClientTls {
     ///
     /// # Errors
     /// Fails if the host cannot be the name of a server.
-    pub fn handshake(
-        &self,
-        host: &str,
-    ) -> Result<(Arc<ClientConfig>, ServerName<'static>), Error> {
+    pub fn handshake(&self, host: &str) -> Result<(Arc<ClientConfig>, ServerName<'static>), Error> {
         let name = self.options.servers.name_of(host)?;
+        self.fetched.fetch_add(1, Ordering::Relaxed);
         self.refresh_pair();
         self.refresh_authority();
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
         Ok((Arc::clone(&current.config), name))
+    }
+
+    /// Gives what happened to the files so far.
+    pub fn counts(&self) -> TlsCounts {
+        TlsCounts {
+            fetched: self.fetched.load(Ordering::Relaxed),
+            reloaded: self.reloads.reloaded(),
+            failed: self.reloads.failed(),
+        }
     }
 
     /// Gives the files and demands it was opened with.

@@ -73,7 +73,7 @@ pub enum ClientCertificates {
     },
 }
 
-/// What happened to the files of a [`ServerTls`] since it was opened.
+/// What happened to the files of a [`ServerTls`] or [`ClientTls`] since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TlsCounts {
     /// How often a certificate was fetched for a handshake.
@@ -258,5 +258,7 @@ fn build(
     Arc::new(config)
 }
 
+#[cfg(test)]
+mod client_tests;
 #[cfg(test)]
 mod tests;

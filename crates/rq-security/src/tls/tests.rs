@@ -16,11 +16,11 @@ use tempfile::TempDir;
 
 use super::*;
 
-type Authority = CertifiedIssuer<'static, KeyPair>;
+pub(super) type Authority = CertifiedIssuer<'static, KeyPair>;
 
 /// 1 January 2030, when the tests take place.
 #[derive(Debug)]
-struct In2030;
+pub(super) struct In2030;
 
 impl TimeProvider for In2030 {
     fn current_time(&self) -> Option<UnixTime> {
@@ -29,12 +29,12 @@ impl TimeProvider for In2030 {
 }
 
 /// A certificate and its key, in PEM.
-struct Issued {
-    certificate: String,
-    key: String,
+pub(super) struct Issued {
+    pub(super) certificate: String,
+    pub(super) key: String,
 }
 
-fn authority(name: &str) -> Authority {
+pub(super) fn authority(name: &str) -> Authority {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);
@@ -44,7 +44,7 @@ fn authority(name: &str) -> Authority {
 
 /// Issues a certificate with up to two common names; the second kind is the same attribute,
 /// given by number because the library keeps one name of a kind.
-fn issue(authority: &Authority, common_names: &[&str], expires_in: i32) -> Issued {
+pub(super) fn issue(authority: &Authority, common_names: &[&str], expires_in: i32) -> Issued {
     let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
     params.distinguished_name = DistinguishedName::new();
     let kinds = [DnType::CommonName, DnType::CustomDnType(vec![2, 5, 4, 3])];
@@ -60,27 +60,27 @@ fn issue(authority: &Authority, common_names: &[&str], expires_in: i32) -> Issue
 }
 
 /// The files of a server in a folder of their own.
-struct Files(TempDir);
+pub(super) struct Files(TempDir);
 
 impl Files {
-    fn new(issued: &Issued) -> Self {
+    pub(super) fn new(issued: &Issued) -> Self {
         let files = Self(tempfile::tempdir().unwrap());
         files.write("cert.pem", &issued.certificate);
         files.write("key.pem", &issued.key);
         files
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
     /// Replaces a file as operators and orchestrators do, by renaming.
-    fn write(&self, name: &str, content: &str) {
+    pub(super) fn write(&self, name: &str, content: &str) {
         fs::write(self.path("new"), content).unwrap();
         fs::rename(self.path("new"), self.path(name)).unwrap();
     }
 
-    fn open(&self, clients: ClientCertificates) -> Result<ServerTls, Error> {
+    pub(super) fn open(&self, clients: ClientCertificates) -> Result<ServerTls, Error> {
         let options = ServerTlsOptions {
             certificate: self.path("cert.pem"),
             key: self.path("key.pem"),
@@ -90,7 +90,7 @@ impl Files {
     }
 
     /// Opens a server that requires certificates vouched for by `ca.pem`.
-    fn open_mutual(&self, common_name: Option<&str>) -> ServerTls {
+    pub(super) fn open_mutual(&self, common_name: Option<&str>) -> ServerTls {
         self.open(ClientCertificates::Required {
             authority: Some(self.path("ca.pem")),
             common_name: common_name.map(str::to_owned),
