@@ -9,7 +9,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -63,6 +63,7 @@ struct Call {
 /// What the two halves of a connection share.
 #[derive(Debug)]
 struct Halves<'a> {
+    shared: &'a Arc<Shared>,
     link: &'a Link,
     calls: &'a Calls,
     meter: &'a Meter,
@@ -83,12 +84,18 @@ enum End {
 }
 
 /// Carries calls of the link over a fresh connection until that ends.
-pub(crate) async fn carry(shared: &Shared, link: &Link, stream: Box<dyn Stream>) -> Ended {
+pub(crate) async fn carry(shared: &Arc<Shared>, link: &Link, stream: Box<dyn Stream>) -> Ended {
     let meter = Meter::new(shared.counters.lane(link.lane).clone());
     let (calls, room, ping_is_due) = (Calls::default(), Notify::new(), AtomicBool::new(false));
     let (source, sink) = split(stream);
-    let halves =
-        Halves { link, calls: &calls, meter: &meter, room: &room, ping_is_due: &ping_is_due };
+    let halves = Halves {
+        shared,
+        link,
+        calls: &calls,
+        meter: &meter,
+        room: &room,
+        ping_is_due: &ping_is_due,
+    };
     let patience = Patience { silence: SILENCE_MAX, sending_is_life: true };
     let watchdog = Watchdog::new(&meter, patience).with_pings(&ping_is_due, &room);
     let end = tokio::select! {
@@ -158,9 +165,11 @@ impl Halves<'_> {
                 let mut unanswered = self.calls.lock();
                 let mut batch_bytes = 0;
                 let limit = unanswered_max(self.link.lane);
-                let idle = self
-                    .link
-                    .take(|bytes| unanswered.reserve(&mut batch_bytes, bytes, limit), &mut taken);
+                let idle = self.link.take(
+                    self.shared,
+                    |bytes| unanswered.reserve(&mut batch_bytes, bytes, limit),
+                    &mut taken,
+                );
                 let is_stuck = idle.is_none() && taken.is_empty() && unanswered.is_given_up();
                 (idle, unanswered.places == 0, is_stuck)
             };

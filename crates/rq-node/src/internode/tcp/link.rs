@@ -8,7 +8,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
 use bytes::Bytes;
@@ -33,6 +33,7 @@ pub(crate) type Outcome = Result<Bytes, CallError>;
 pub(crate) struct Link {
     pub(crate) to: String,
     pub(crate) lane: Lane,
+    me: Weak<Self>,
     state: Mutex<State>,
     /// Told when there is something to take.
     pub(crate) ready: Notify,
@@ -84,8 +85,14 @@ pub(crate) struct Ticket {
 pub(crate) struct Idle<'a>(&'a Link);
 
 impl Link {
-    pub(crate) fn new(to: String, lane: Lane) -> Self {
-        Self { to, lane, state: Mutex::default(), ready: Notify::new() }
+    pub(crate) fn new(to: String, lane: Lane) -> Arc<Self> {
+        Arc::new_cyclic(|me| Self {
+            to,
+            lane,
+            me: Weak::clone(me),
+            state: Mutex::default(),
+            ready: Notify::new(),
+        })
     }
 
     /// Adds a call at the end of the queue, and has a connection made if none could take it. The order of calls
@@ -108,14 +115,7 @@ impl Link {
         let (sender, outcome) = oneshot::channel();
         state.waiting_bytes += request.len();
         state.waiting.insert(call, Waiting { request, outcome: sender });
-        if state.idle > 0 {
-            self.ready.notify_one();
-        } else if !state.is_dialling && state.workers < connections_max(self.lane) {
-            state.workers += 1;
-            state.is_dialling = true;
-            let work = Arc::clone(self).work(Arc::clone(shared));
-            drop(shared.runtime.spawn(work));
-        }
+        self.call_for_hands(&mut state, shared);
         drop(state);
         let (shared, link) = (Arc::clone(shared), Arc::clone(self));
         Ok(Ticket { shared, link, call, outcome })
@@ -125,6 +125,7 @@ impl Link {
     /// counts as idle.
     pub(crate) fn take(
         &self,
+        shared: &Arc<Shared>,
         mut wants: impl FnMut(usize) -> bool,
         taken: &mut Vec<Taken>,
     ) -> Option<Idle<'_>> {
@@ -139,14 +140,28 @@ impl Link {
             state.waiting_bytes -= request.len();
             taken.push(Taken { call, request, outcome });
         }
-        if !has_room && state.idle > 0 {
-            self.ready.notify_one();
+        if !has_room {
+            self.call_for_hands(&mut state, shared);
         }
         if taken.is_empty() && has_room {
             state.idle += 1;
             return Some(Idle(self));
         }
         None
+    }
+
+    /// Tells a connection that could take a call at once, or has one made if there may be another.
+    fn call_for_hands(&self, state: &mut State, shared: &Arc<Shared>) {
+        if state.idle > 0 {
+            self.ready.notify_one();
+        } else if !state.is_dialling
+            && state.workers < connections_max(self.lane)
+            && let Some(me) = self.me.upgrade()
+        {
+            state.workers += 1;
+            state.is_dialling = true;
+            drop(shared.runtime.spawn(me.work(Arc::clone(shared))));
+        }
     }
 
     /// Whether nothing waits and nobody works.
@@ -178,13 +193,24 @@ impl Link {
             match dial::dial(shared, &self.to, self.lane).await {
                 Err(error) => self.failed(&format!("{}: {error}", self.to)),
                 Ok(stream) => {
-                    self.lock().is_dialling = false;
+                    self.connected(shared);
                     let ended = connection::carry(shared, self, stream).await;
                     if !self.ended(shared, &ended) {
                         return;
                     }
                 }
             }
+        }
+    }
+
+    /// Notes that an attempt did not fail.
+    fn connected(&self, shared: &Shared) {
+        let mut state = self.lock();
+        state.is_dialling = false;
+        let failures = state.failures;
+        drop(state);
+        if failures > 0 {
+            shared.notices.reached(&self.to);
         }
     }
 
@@ -258,7 +284,7 @@ impl Link {
 impl State {
     fn back_off(&mut self) {
         let doubled = BACKOFF_MIN * 2_u32.pow(self.failures.min(8));
-        self.failures += 1;
+        self.failures = self.failures.saturating_add(1);
         self.not_before = Some(Instant::now() + doubled.min(BACKOFF_MAX));
     }
 

@@ -159,3 +159,118 @@ impl<'a> Watchdog<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{sleep, timeout};
+
+    use super::*;
+    use crate::internode::{
+        Lane,
+        tcp::{
+            counters::Counters,
+            limits::{ACCEPTED_SILENCE_MAX, SILENCE_MAX},
+        },
+    };
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn meter() -> Meter {
+        Meter::new(Arc::clone(Counters::default().lane(Lane::Append)))
+    }
+
+    fn patience(silence: Duration) -> Patience {
+        Patience { silence, sending_is_life: true }
+    }
+
+    /// Does something each second for an hour while the watchdog watches; gives its reason and when.
+    async fn watched(
+        meter: &Meter,
+        patience: Patience,
+        each_second: impl Fn(),
+    ) -> Option<(String, Duration)> {
+        let start = Instant::now();
+        let ticking = async {
+            loop {
+                sleep(Duration::from_secs(1)).await;
+                each_second();
+            }
+        };
+        tokio::select! {
+            reason = Watchdog::new(meter, patience).watch() => Some((reason, start.elapsed())),
+            () = ticking => None,
+            () = sleep(HOUR) => None,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_ends_a_connection_and_bytes_keep_it() {
+        for silence in [SILENCE_MAX, ACCEPTED_SILENCE_MAX] {
+            let meter = meter();
+            let (reason, after) = watched(&meter, patience(silence), || {}).await.unwrap();
+            assert!(reason.contains("nothing was heard"), "{reason}");
+            assert!(after > silence && after < silence + Duration::from_secs(1), "{after:?}");
+        }
+        let meter = meter();
+        assert_eq!(watched(&meter, patience(SILENCE_MAX), || meter.received(1)).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn getting_rid_of_a_large_frame_is_life_but_a_ping_is_not() {
+        let large = meter();
+        large.write_began();
+        assert_eq!(watched(&large, patience(SILENCE_MAX), || large.sent(1000)).await, None);
+        let pings = meter();
+        let each_second = || {
+            pings.write_began();
+            pings.sent(24);
+            pings.write_ended();
+        };
+        assert!(watched(&pings, patience(SILENCE_MAX), each_second).await.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_writer_that_gets_rid_of_nothing_ends_the_connection_although_it_hears() {
+        let meter = meter();
+        meter.write_began();
+        let watched = watched(&meter, patience(SILENCE_MAX), || meter.received(24)).await;
+        let (reason, after) = watched.unwrap();
+        assert!(reason.contains("nothing could be sent"), "{reason}");
+        assert!(after > WRITE_STALL_MAX && after < WRITE_STALL_MAX + Duration::from_secs(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_frame_that_trickles_ends_the_connection_in_time_for_its_length() {
+        for (length, seconds) in [(10, 60), (64 * 1024 * 100, 160)] {
+            let meter = meter();
+            meter.frame_began(length);
+            let watched = watched(&meter, patience(SILENCE_MAX), || meter.received(1)).await;
+            let (reason, after) = watched.unwrap();
+            assert!(reason.contains("too long to arrive"), "{reason}");
+            assert_eq!(after.as_secs(), seconds);
+        }
+        let meter = meter();
+        meter.frame_began(10);
+        meter.frame_ended();
+        assert_eq!(watched(&meter, patience(SILENCE_MAX), || meter.received(1)).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pings_are_asked_for_only_while_nothing_is_heard() {
+        let (is_due, writer, meter) = (AtomicBool::new(false), Notify::new(), meter());
+        let watchdog = Watchdog::new(&meter, patience(HOUR)).with_pings(&is_due, &writer);
+        let scene = async {
+            timeout(PING_AFTER * 2, writer.notified()).await.expect("asked for");
+            assert!(is_due.swap(false, Ordering::Relaxed));
+            for _ in 0..20 {
+                meter.received(1);
+                sleep(PING_AFTER / 2).await;
+            }
+            assert!(!is_due.load(Ordering::Relaxed));
+        };
+        tokio::select! {
+            () = scene => {}
+            reason = watchdog.watch() => panic!("{reason}"),
+        }
+    }
+}

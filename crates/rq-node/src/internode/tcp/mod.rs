@@ -210,7 +210,7 @@ impl TcpNetwork {
         if links.len() > LINKS_REMEMBERED {
             links.retain(|_, link| !link.is_unused());
         }
-        let link = links.entry((to.clone(), lane)).or_insert_with(|| Arc::new(Link::new(to, lane)));
+        let link = links.entry((to.clone(), lane)).or_insert_with(|| Link::new(to, lane));
         link.submit(&self.shared, request)
     }
 }

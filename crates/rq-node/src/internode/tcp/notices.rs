@@ -18,6 +18,9 @@ const REMEMBERED_MAX: usize = 256;
 /// Lines within [`QUIET`], whoever they are about; a crowd of strangers gets no more.
 const LINES_MAX: u32 = 64;
 
+/// The characters of a reason; the rest is left out.
+const REASON_CHARS_MAX: usize = 400;
+
 /// What was said about whom.
 #[derive(Debug, Default)]
 pub(crate) struct Notices {
@@ -40,6 +43,7 @@ struct Said {
 impl Notices {
     /// Warns that an incoming connection was closed.
     pub(crate) fn refused(&self, peer: SocketAddr, reason: &str) {
+        let reason = &readable(reason);
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         if let Some(left_out) = self.is_new(&peer.ip().to_string(), reason) {
             tracing::warn!(component = "mux", "refused {peer}: {reason}{}", more(left_out));
@@ -48,12 +52,20 @@ impl Notices {
 
     /// Warns about a connection to another node.
     pub(crate) fn unreachable(&self, to: &str, reason: &str) {
+        let reason = &readable(reason);
         if let Some(left_out) = self.is_new(to, reason) {
             tracing::warn!(component = "mux", "cannot reach {to}: {reason}{}", more(left_out));
         }
     }
 
-    /// Warns about something of this node.
+    /// Tells that a node that could not be reached could.
+    pub(crate) fn reached(&self, to: &str) {
+        if let Some(left_out) = self.is_new(to, "reached again") {
+            tracing::info!(component = "mux", "reached {to} again{}", more(left_out));
+        }
+    }
+
+    /// Tells about something of this node that is in trouble.
     pub(crate) fn trouble(&self, text: &str) {
         if let Some(left_out) = self.is_new("", text) {
             tracing::error!(component = "mux", "{text}{}", more(left_out));
@@ -95,6 +107,11 @@ impl Notices {
     }
 }
 
+/// Gives a reason as a line of bearable length: certificates of strangers have a say in some.
+fn readable(reason: &str) -> String {
+    reason.chars().filter(|character| !character.is_control()).take(REASON_CHARS_MAX).collect()
+}
+
 fn more(left_out: u64) -> String {
     if left_out == 0 { String::new() } else { format!(" ({left_out} more times before)") }
 }
@@ -113,6 +130,12 @@ mod tests {
         assert_eq!(notices.is_new("b", "x"), Some(0));
         tokio::time::advance(QUIET).await;
         assert_eq!(notices.is_new("a", "x"), Some(2));
+    }
+
+    #[test]
+    fn what_others_have_a_say_in_stays_one_line() {
+        assert_eq!(readable("a\n\u{1b}[31mb\0"), "a[31mb");
+        assert_eq!(readable(&"x".repeat(1 << 20)).len(), REASON_CHARS_MAX);
     }
 
     #[tokio::test(start_paused = true)]
