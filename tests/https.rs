@@ -2,18 +2,13 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     process::Command,
     thread,
     time::{Duration, Instant},
 };
 
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
-};
-use rq_tests::{Node, NodeBuilder};
-use tempfile::TempDir;
+use rq_tests::{Authority, Node, NodeBuilder};
 
 use crate::Suite;
 
@@ -37,53 +32,14 @@ fn need_curl() -> Result<(), String> {
     missing.map_or(Ok(()), |feature| Err(format!("curl lacks {feature}")))
 }
 
-/// An authority and the folder its files lie in.
-struct Authority {
-    place: TempDir,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.distinguished_name.push(DnType::CommonName, "rq test authority");
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.self_signed(&key).unwrap();
-        let place = TempDir::with_prefix("rq-tls-").unwrap();
-        fs::write(place.path().join("ca.pem"), certificate.pem()).unwrap();
-        Self { place, issuer: Issuer::new(params, key) }
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.place.path().join(name)
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.file(name).to_str().unwrap().to_owned()
-    }
-
-    /// Writes `name.pem` and `name.key` for a server on this machine or a client.
-    fn issue(&self, name: &str, common_name: &str) {
-        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-        params.distinguished_name.push(DnType::CommonName, common_name);
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        fs::write(self.file(&format!("{name}.pem")), certificate.pem()).unwrap();
-        fs::write(self.file(&format!("{name}.key")), key.serialize_pem()).unwrap();
-    }
-
-    fn builder(&self) -> NodeBuilder {
-        Node::builder().flags([
-            "-http-cert".to_owned(),
-            self.path("server.pem"),
-            "-http-key".to_owned(),
-            self.path("server.key"),
-        ])
-    }
+/// A node with a certificate of this authority.
+fn serving(authority: &Authority) -> NodeBuilder {
+    Node::builder().flags([
+        "-http-cert".to_owned(),
+        authority.path("server.pem"),
+        "-http-key".to_owned(),
+        authority.path("server.key"),
+    ])
 }
 
 /// Runs curl against a node; `Ok` holds what it printed.
@@ -117,9 +73,9 @@ fn start(builder: NodeBuilder, authority: &Authority, arguments: &[&str]) -> Nod
 }
 
 fn serves() {
-    let authority = Authority::new();
+    let authority = Authority::create();
     authority.issue("server", "localhost");
-    let mut node = start(authority.builder(), &authority, &[]);
+    let mut node = start(serving(&authority), &authority, &[]);
     let ca = authority.file("ca.pem");
     let version = "%{http_version}";
     let answer = |arguments: &[&str]| curl(&node, &ca, arguments).unwrap();
@@ -142,11 +98,11 @@ fn serves() {
 }
 
 fn client_certificates() {
-    let authority = Authority::new();
+    let authority = Authority::create();
     authority.issue("server", "localhost");
     authority.issue("client", "operator");
     authority.issue("other", "somebody else");
-    let stranger = Authority::new();
+    let stranger = Authority::create();
     stranger.issue("client", "operator");
     let ca = authority.file("ca.pem");
     let flags =
@@ -163,13 +119,13 @@ fn client_certificates() {
     let other = with(&authority, "other");
     let foreign = with(&stranger, "client");
 
-    let mut node = start(authority.builder().flags(flags.clone()), &authority, &as_str(&client));
+    let mut node = start(serving(&authority).flags(flags.clone()), &authority, &as_str(&client));
     curl(&node, &ca, &as_str(&other)).unwrap();
     curl(&node, &ca, &[]).expect_err("a client without certificate");
     curl(&node, &ca, &as_str(&foreign)).expect_err("a certificate of another authority");
     assert_eq!(node.stop(), 0);
 
-    let builder = authority.builder().flags(flags).flags(["-http-verify-common-name", "operator"]);
+    let builder = serving(&authority).flags(flags).flags(["-http-verify-common-name", "operator"]);
     let mut node = start(builder, &authority, &as_str(&client));
     curl(&node, &ca, &as_str(&other)).expect_err("another common name");
     curl(&node, &ca, &[]).expect_err("a client without certificate");
@@ -178,9 +134,9 @@ fn client_certificates() {
 }
 
 fn reload() {
-    let authority = Authority::new();
+    let authority = Authority::create();
     authority.issue("server", "localhost");
-    let mut node = start(authority.builder().errors_expected(), &authority, &[]);
+    let mut node = start(serving(&authority).errors_expected(), &authority, &[]);
     let old_ca = authority.file("ca.pem");
 
     // Broken files and a pair that does not match: the old pair stays in use.
@@ -188,7 +144,7 @@ fn reload() {
         fs::read(authority.file("server.pem")).unwrap(),
         fs::read(authority.file("server.key")).unwrap(),
     );
-    let successor = Authority::new();
+    let successor = Authority::create();
     successor.issue("server", "localhost");
     fs::copy(successor.file("server.pem"), authority.file("server.pem")).unwrap();
     thread::sleep(Duration::from_secs(3));

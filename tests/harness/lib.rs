@@ -13,11 +13,13 @@ pub mod binaries;
 pub mod cluster;
 pub mod linearizability;
 
+mod authority;
 mod client;
 mod node;
 mod process;
 mod random;
 
+pub use authority::Authority;
 pub use client::{Connection, Request, Response};
 pub use node::{Node, NodeBuilder, free_addresses};
 pub use process::{Process, peak_resident_bytes, resident_bytes};

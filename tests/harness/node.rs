@@ -1,6 +1,7 @@
 //! One `rqd` process on a data directory and ports of its own.
 
 use std::{
+    ffi::OsString,
     io, iter,
     net::TcpListener,
     path::{Path, PathBuf},
@@ -34,6 +35,9 @@ const PORT_COUNT: u16 = 12_000;
 /// How many ports are looked at before a test gives up.
 const PORTS_TRIED_MAX: u16 = 1000;
 
+/// Puts its first argument in the place of the table of hosts, and becomes the program behind it.
+const HOSTS_SCRIPT: &str = r#"mount --bind "$1" /etc/hosts && shift && exec "$@""#;
+
 /// What a node that is about to be started is given.
 #[derive(Clone, Debug, Default)]
 pub struct NodeBuilder {
@@ -43,6 +47,7 @@ pub struct NodeBuilder {
     program: Option<PathBuf>,
     variables: Vec<(String, String)>,
     namespace: Option<String>,
+    hosts: Option<PathBuf>,
     errors_expected: bool,
 }
 
@@ -87,6 +92,14 @@ impl NodeBuilder {
     #[must_use]
     pub fn namespace(mut self, name: &str) -> Self {
         self.namespace = Some(name.to_owned());
+        self
+    }
+
+    /// Makes the node, which must be in a network namespace, resolve names with this file instead of
+    /// the system's table of hosts. What changes in the file is seen at once.
+    #[must_use]
+    pub fn hosts(mut self, file: &Path) -> Self {
+        self.hosts = Some(file.to_owned());
         self
     }
 
@@ -342,14 +355,17 @@ fn is_alarming(line: &str) -> bool {
 
 fn launch(builder: &NodeBuilder, http: &str, raft: &str, directory: &Path) -> Process {
     let program = builder.program.clone().unwrap_or_else(|| binaries::rqd().to_owned());
-    let mut command = match &builder.namespace {
-        None => Command::new(program),
-        Some(name) => {
-            let mut command = Command::new("nsenter");
-            command.arg(format!("--net=/run/netns/{name}")).arg("--").arg(program);
-            command
-        }
-    };
+    let mut words: Vec<OsString> = Vec::new();
+    if let Some(name) = &builder.namespace {
+        words.extend(["nsenter".into(), format!("--net=/run/netns/{name}").into(), "--".into()]);
+    }
+    if let Some(hosts) = &builder.hosts {
+        words.extend(["unshare", "--mount", "--", "sh", "-c", HOSTS_SCRIPT, "sh"].map(Into::into));
+        words.push(hosts.into());
+    }
+    words.push(program.into());
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]);
     command.args(["-http-addr", http, "-raft-addr", raft]).args(&builder.flags).arg(directory);
     command.envs(builder.variables.iter().map(|(name, value)| (name, value)));
     Process::start_command(command)
