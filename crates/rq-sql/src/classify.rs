@@ -375,12 +375,20 @@ impl<'a> Reader<'a> {
         self.name().map(|name| Kind::RollbackTo { name })
     }
 
+    /// The next token, unless it ends the statement: then it stays.
+    fn next_of_statement(&mut self) -> Option<Token<'a>> {
+        if self.peek()?.kind == TokenKind::Semicolon {
+            return None;
+        }
+        self.next()
+    }
+
     /// Whether what follows the word PRAGMA makes it one that is not allowed.
     fn is_disallowed(&mut self) -> bool {
         // Reserved words are no names to SQLite, but nothing is lost by taking them as such.
-        let mut name = self.next().and_then(|token| token.name());
+        let mut name = self.next_of_statement().and_then(|token| token.name());
         if self.take_operator(".") {
-            name = self.next().and_then(|token| token.name());
+            name = self.next_of_statement().and_then(|token| token.name());
         }
         let Some(name) = name else { return false };
         if name.eq_ignore_ascii_case(DISALLOWED) {
@@ -512,6 +520,8 @@ mod tests {
             "EXPLAIN QUERY PLAN PRAGMA synchronous=1",
             "; ; PRAGMA synchronous=1",
             "PRAGMA foreign_keys; PRAGMA synchronous=1",
+            "PRAGMA;PRAGMA synchronous=0;PRAGMA;",
+            "PRAGMA main.;PRAGMA synchronous=0",
         ] {
             assert!(is_disallowed_pragma(sql), "{sql:?} is allowed");
         }
