@@ -33,6 +33,8 @@ const PAGE_BYTES: usize = 4096;
 const COPY_BYTES: usize = 16 + 8 * WORDS;
 const WORDS: usize = 5;
 const CELLS: usize = 4;
+/// The sequence number of a cell that holds nothing yet.
+const NEVER: u64 = 0;
 const FILE_BYTES: usize = PAGE_BYTES * (1 + 2 * CELLS);
 
 /// The file's name.
@@ -98,6 +100,12 @@ impl StateFile {
         bytes[8..12].copy_from_slice(&FORMAT.to_le_bytes());
         let checksum = crc32c::crc32c(&bytes[0..12]);
         bytes[12..16].copy_from_slice(&checksum.to_le_bytes());
+        for cell in [Cell::Vote, Cell::Purged, Cell::Truncation, Cell::Committed] {
+            for copy in 0..2 {
+                let at = usize::try_from(offset(cell, copy)).expect("a small file");
+                bytes[at..at + COPY_BYTES].copy_from_slice(&encode(cell, NEVER, &[0; WORDS]));
+            }
+        }
         replace_small(files, &path, &bytes)?;
         let file = files.open(&path).map_err(|error| Error::io("open", &path, error))?;
         Ok(Self { path, file, cells: Default::default() })
@@ -106,14 +114,15 @@ impl StateFile {
     /// Opens the file and makes what it says durable; `None` if there is none.
     pub(super) fn open(files: &dyn Files, directory: &Path) -> Result<Option<Self>, Error> {
         let path = directory.join(NAME);
-        let Some(bytes) = read_small(files, &path, FILE_BYTES)? else { return Ok(None) };
+        let Some(bytes) = read_small(files, &path, FILE_BYTES + 1)? else { return Ok(None) };
         check_header(&path, &bytes)?;
         let file = files.open(&path).map_err(|error| Error::io("open", &path, error))?;
         let mut state = Self { path, file, cells: Default::default() };
         for cell in [Cell::Vote, Cell::Purged, Cell::Truncation] {
             let (current, equal) = read_durable(&state.path, &bytes, cell)?;
             state.cells[cell as usize] = current;
-            if let (false, Some(words)) = (equal, current.words) {
+            if !equal {
+                let words = current.words.unwrap_or_default();
                 state.write_both(cell, current.sequence, &words)?;
             }
         }
@@ -202,17 +211,8 @@ impl StateFile {
     }
 
     fn write(&self, cell: Cell, copy: u64, sequence: u64, words: &Words) -> Result<(), Error> {
-        let mut bytes = vec![0; 4];
-        bytes.extend_from_slice(&number(cell).to_le_bytes());
-        bytes.extend_from_slice(&sequence.to_le_bytes());
-        for word in words {
-            bytes.extend_from_slice(&word.to_le_bytes());
-        }
-        let checksum = crc32c::crc32c(&bytes[4..]);
-        bytes[0..4].copy_from_slice(&checksum.to_le_bytes());
-        debug_assert_eq!(bytes.len(), COPY_BYTES, "a copy has a fixed size");
         self.file
-            .write_at(&bytes, offset(cell, copy))
+            .write_at(&encode(cell, sequence, words), offset(cell, copy))
             .map_err(|error| Error::io("write", &self.path, error))
     }
 
@@ -221,11 +221,22 @@ impl StateFile {
     }
 }
 
+fn encode(cell: Cell, sequence: u64, words: &Words) -> Vec<u8> {
+    let mut bytes = vec![0; 4];
+    bytes.extend_from_slice(&number(cell).to_le_bytes());
+    bytes.extend_from_slice(&sequence.to_le_bytes());
+    for word in words {
+        bytes.extend_from_slice(&word.to_le_bytes());
+    }
+    let checksum = crc32c::crc32c(&bytes[4..]);
+    bytes[0..4].copy_from_slice(&checksum.to_le_bytes());
+    debug_assert_eq!(bytes.len(), COPY_BYTES, "a copy has a fixed size");
+    bytes
+}
+
 /// What one copy of a cell holds.
 enum Copy {
-    /// Never written.
-    Blank,
-    /// Written, but not what was written.
+    /// Not what was written. Even a cell that holds nothing yet was written as such, so zeros are damage.
     Bad,
     /// Sequence and value.
     Good(u64, Words),
@@ -234,7 +245,7 @@ enum Copy {
 impl Copy {
     fn value(self) -> Option<(u64, Words)> {
         match self {
-            Self::Blank | Self::Bad => None,
+            Self::Bad | Self::Good(NEVER, _) => None,
             Self::Good(sequence, words) => Some((sequence, words)),
         }
     }
@@ -251,8 +262,11 @@ fn check_header(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     if found > FORMAT {
         return Err(Error::NewerFormat { path: path.to_owned(), found, supported: FORMAT });
     }
-    if bytes.len() != FILE_BYTES {
+    if bytes.len() < FILE_BYTES {
         return Err(Error::corrupt(path, bytes.len() as u64, "it ends too early"));
+    }
+    if bytes.len() > FILE_BYTES {
+        return Err(Error::corrupt(path, FILE_BYTES as u64, "it goes on behind its end"));
     }
     Ok(())
 }
@@ -262,16 +276,16 @@ fn check_header(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 /// Copy 0 is always written first. So a bad copy beside a good one is either the torn write of a
 /// value nobody was promised, or damage to a copy whose twin holds the same value.
 fn read_durable(path: &Path, bytes: &[u8], cell: Cell) -> Result<(Current, bool), Error> {
-    let some = |sequence, words| Current { sequence, words: Some(words) };
+    let current =
+        |sequence, words| Current { sequence, words: (sequence != NEVER).then_some(words) };
     match (read_copy(bytes, cell, 0), read_copy(bytes, cell, 1)) {
         (Copy::Good(first, words), Copy::Good(second, _)) if first >= second => {
-            Ok((some(first, words), first == second))
+            Ok((current(first, words), first == second))
         }
         (_, Copy::Good(sequence, words)) | (Copy::Good(sequence, words), _) => {
-            Ok((some(sequence, words), false))
+            Ok((current(sequence, words), false))
         }
-        (Copy::Blank | Copy::Bad, Copy::Blank) => Ok((Current::default(), true)),
-        (Copy::Blank | Copy::Bad, Copy::Bad) => {
+        (Copy::Bad, Copy::Bad) => {
             let problem = format!("both copies of its {cell:?} cell are bad");
             Err(Error::corrupt(path, offset(cell, 0), problem))
         }
@@ -281,9 +295,6 @@ fn read_durable(path: &Path, bytes: &[u8], cell: Cell) -> Result<(Current, bool)
 fn read_copy(bytes: &[u8], cell: Cell, copy: u64) -> Copy {
     let at = usize::try_from(offset(cell, copy)).expect("a small file");
     let bytes = &bytes[at..at + COPY_BYTES];
-    if bytes.iter().all(|&byte| byte == 0) {
-        return Copy::Blank;
-    }
     if read_u32(bytes, 0) != crc32c::crc32c(&bytes[4..]) || read_u32(bytes, 4) != number(cell) {
         return Copy::Bad;
     }
