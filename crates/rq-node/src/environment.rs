@@ -76,16 +76,8 @@ impl Clock for SystemClock {
 pub struct SystemEntropy;
 
 impl Entropy for SystemEntropy {
-    fn fill(&self, mut buffer: &mut [u8]) {
-        while !buffer.is_empty() {
-            match rustix::rand::getrandom(&mut *buffer, rustix::rand::GetRandomFlags::empty()) {
-                Ok(filled) => buffer = &mut buffer[filled..],
-                Err(error) => {
-                    // Interrupted by a signal: once more. The kernel has no other reason to refuse.
-                    assert_eq!(error, rustix::io::Errno::INTR, "the kernel gives random bytes");
-                }
-            }
-        }
+    fn fill(&self, buffer: &mut [u8]) {
+        getrandom::fill(buffer).expect("the kernel gives random bytes");
     }
 }
 

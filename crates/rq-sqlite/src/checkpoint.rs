@@ -46,6 +46,9 @@ const READERS_PATIENCE: Duration = Duration::from_millis(3);
 
 /// Bytes of a WAL frame besides its page.
 const FRAME_HEADER: u64 = 24;
+/// How the WAL is made durable: on macOS an ordinary fsync leaves it in the drive's cache.
+const SYNC: i32 =
+    if cfg!(target_os = "macos") { ffi::SQLITE_SYNC_FULL } else { ffi::SQLITE_SYNC_NORMAL };
 
 /// Folds the WAL back. Owns a connection; use it on a thread of its own.
 #[derive(Debug)]
@@ -271,7 +274,7 @@ fn sync_file(connection: &Connection, which: c_int) -> Result<(), SqliteError> {
     // SAFETY: an open file has methods.
     let Some(sync) = (unsafe { (*methods).xSync }) else { return Ok(()) };
     // SAFETY: the file's own method; syncing takes no lock and may run beside writes.
-    let code = unsafe { sync(file, ffi::SQLITE_SYNC_NORMAL) };
+    let code = unsafe { sync(file, SYNC) };
     if code == ffi::SQLITE_OK { Ok(()) } else { Err(failed(code)) }
 }
 

@@ -100,8 +100,18 @@ pub(crate) fn open_writer(
     // VACUUM attaches a database of its own; for clients the authorizer refuses ATTACH.
     writer.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 1)?;
     writer.pragma_update(None, "synchronous", "NORMAL")?;
+    sync_to_the_platter(&writer)?;
     functions::install_on_writer(&writer, ambient)?;
     Ok(writer)
+}
+
+/// On macOS an ordinary fsync leaves what was written in the drive's cache.
+fn sync_to_the_platter(connection: &Connection) -> Result<(), SqliteError> {
+    if cfg!(target_os = "macos") {
+        connection.pragma_update(None, "fullfsync", true)?;
+        connection.pragma_update(None, "checkpoint_fullfsync", true)?;
+    }
+    Ok(())
 }
 
 /// Fixes page size and encoding of a file that is still empty.
@@ -157,6 +167,7 @@ fn size_writer_cache(writer: &Connection) -> Result<(), SqliteError> {
 pub(crate) fn open_checkpointer(path: &Path, vfs: &Arc<Vfs>) -> Result<Guarded, SqliteError> {
     let connection = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE, vfs)?;
     connection.pragma_update(None, "synchronous", "NORMAL")?;
+    sync_to_the_platter(&connection)?;
     connection.pragma_update(None, "cache_size", -READER_CACHE_KIB)?;
     Ok(connection)
 }
