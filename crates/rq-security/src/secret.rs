@@ -168,12 +168,16 @@ fn load(path: &Path) -> Result<SecretKey, Error> {
     let end = bytes.iter().rposition(|byte| !b"\r\n".contains(byte)).map_or(0, |last| last + 1);
     let secret = &bytes[..end];
     if secret.len() < SECRET_BYTES_MIN {
-        let reason = format!("it has {} bytes, at least {SECRET_BYTES_MIN} are needed", secret.len());
+        let reason =
+            format!("it has {} bytes, at least {SECRET_BYTES_MIN} are needed", secret.len());
         return Err(Error::BadSecret { path: path.to_owned(), reason });
     }
     if mode & 0o007 != 0 {
         let path = path.display();
-        tracing::warn!(component = "mux", "everybody on this machine can read the cluster secret at {path}");
+        tracing::warn!(
+            component = "mux",
+            "everybody on this machine can read the cluster secret at {path}"
+        );
     }
     Ok(SecretKey { hmac: hmac::Key::new(HMAC_SHA256, secret) })
 }

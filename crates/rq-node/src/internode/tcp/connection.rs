@@ -257,3 +257,52 @@ impl Unanswered {
         given_up > 0 && given_up * 2 >= self.calls.len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn only_calls_of_which_a_byte_was_handed_over_may_have_arrived() {
+        // Three calls of a hundred bytes, one behind the other.
+        let outcomes_after = |sent| {
+            let calls = Calls::default();
+            let receivers = [1, 2, 3].map(|call| {
+                let (outcome, receiver) = oneshot::channel();
+                calls.add(Taken { call, request: Bytes::new(), outcome }, (call - 1) * 100);
+                receiver
+            });
+            calls.fail_all("gone", sent);
+            receivers.map(|mut receiver| match receiver.try_recv().unwrap() {
+                Err(CallError::NotSent(_)) => false,
+                Err(CallError::Unanswered(_)) => true,
+                Ok(answer) => panic!("{answer:?}"),
+            })
+        };
+        assert_eq!(outcomes_after(0), [false, false, false]);
+        assert_eq!(outcomes_after(1), [true, false, false]);
+        assert_eq!(outcomes_after(100), [true, false, false]);
+        assert_eq!(outcomes_after(101), [true, true, false]);
+        assert_eq!(outcomes_after(300), [true, true, true]);
+    }
+
+    #[test]
+    fn places_and_bytes_are_bounded_but_one_call_of_any_size_is_taken() {
+        let reserve = |unanswered: &mut Unanswered, bytes| unanswered.reserve(&mut 0, bytes, 3);
+        let mut unanswered = Unanswered::default();
+        assert!(reserve(&mut unanswered, UNANSWERED_BYTES_MAX * 2));
+        assert!(!reserve(&mut unanswered, 0));
+        let mut unanswered = Unanswered::default();
+        assert!(reserve(&mut unanswered, 1));
+        assert!(!reserve(&mut unanswered, UNANSWERED_BYTES_MAX));
+        assert!(reserve(&mut unanswered, UNANSWERED_BYTES_MAX - 1));
+        assert!(reserve(&mut unanswered, 0));
+        assert!(!reserve(&mut unanswered, 0), "three places");
+        let mut batch_bytes = 0;
+        let mut unanswered = Unanswered::default();
+        assert!(unanswered.reserve(&mut batch_bytes, BATCH_BYTES, 3));
+        assert!(!unanswered.reserve(&mut batch_bytes, 0, 3), "the batch is full");
+    }
+}

@@ -25,7 +25,7 @@ async fn calls_on_every_lane_are_answered() {
     assert!(counters.0["mux"]["bulk_bytes_sent"] > 320_000);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn appends_are_begun_in_the_order_of_the_calls_and_answered_in_any() {
     let (server, recorder) = node(TcpOptions::default()).await;
     let client = network(TcpOptions::default()).await;
