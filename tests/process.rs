@@ -130,11 +130,18 @@ fn bad_command_lines_end_with_their_code_and_text() {
         (&["-otlp-interval", "0s", "-otlp-endpoint", "x:1", dir], 1, "must be greater than zero"),
         (&["-extensions-path", "/nope", dir], 1, "extension path does not exist: /nope"),
         // Features of later versions: refused with a sentence.
-        (&["-join", "other:4002", dir], 1, "-join"),
+        (&["-disco-key", "k", dir], 1, "-disco-key"),
         (&["-auto-backup", "b.json", dir], 1, "-auto-backup"),
         (&["-cdc-config", "stdout", dir], 1, "-cdc-config"),
-        (&["-raft-non-voter", dir], 1, "-raft-non-voter"),
-        (&["-bootstrap-expect", "3", dir], 1, "-bootstrap-expect"),
+        // What contradicts itself about clusters.
+        (&["-join", "other", dir], 1, "other is an invalid join address"),
+        (&["-join", "localhost:4002", dir], 1, "node cannot join with itself unless bootstrapping"),
+        (
+            &["-bootstrap-expect", "3", "-raft-non-voter", dir],
+            1,
+            "bootstrapping only applicable to voting nodes",
+        ),
+        (&["-node-ca-cert", "ca.pem", dir], 1, "-node-ca-cert requires -node-cert and -node-key"),
     ];
     for (arguments, code, text) in cases {
         let ended = rqd(arguments);

@@ -155,7 +155,7 @@ pub struct InternodeFlags {
     #[arg(long, value_name = "string", default_value = "", value_hint = clap::ValueHint::FilePath)]
     pub node_key: String,
     /// PEM file of the authorities that may vouch for other nodes. If not set, those the system
-    /// trusts
+    /// trusts. Read again when it changes
     #[arg(long, value_name = "string", default_value = "", value_hint = clap::ValueHint::FilePath)]
     pub node_ca_cert: String,
     /// Do not verify the certificate of a node that is dialled
@@ -174,7 +174,7 @@ pub struct InternodeFlags {
     /// Time another node may take to accept a connection, TLS included
     #[arg(long, value_name = "duration", default_value = "30s")]
     pub cluster_connect_timeout: GoDuration,
-    /// Compress snapshots on their way to other nodes. Must be equal on all nodes
+    /// Compress databases on their way to nodes that lag far behind
     #[arg(long, value_name = "bool", default_value = "false")]
     pub compress_snap_transport: Switch,
 }

@@ -5,6 +5,7 @@
 //! created here; the only look at the disk is whether paths of extensions exist.
 
 mod address;
+mod cluster;
 mod limits;
 mod rules;
 mod timing;
@@ -21,6 +22,7 @@ use rq_security::{ClientCertificates, ServerTlsOptions};
 
 pub use crate::cli::{LogFormat, LogLevel};
 pub use address::HostPort;
+pub use cluster::{ClusterConfig, Forming, InternodeConfig, InternodeTls, JoinAs};
 pub use limits::Limits;
 pub use timing::RaftTiming;
 
@@ -43,8 +45,10 @@ pub struct Config {
     pub raft_bind: HostPort,
     /// The address at which other nodes reach this one.
     pub raft_advertised: HostPort,
-    /// How long another node may take to accept a connection.
-    pub cluster_connect_timeout: Duration,
+    /// How nodes reach each other.
+    pub internode: InternodeConfig,
+    /// How this node comes to belong to a cluster, and what it is there.
+    pub cluster: ClusterConfig,
     /// The database.
     pub sqlite: SqliteConfig,
     /// When Raft acts.
@@ -104,8 +108,6 @@ pub struct RaftConfig {
     pub snapshot_interval: Duration,
     /// How long a write may wait to be handed to Raft; `None` is no limit.
     pub apply_timeout: Option<Duration>,
-    /// Whether leadership is handed over before the node stops.
-    pub step_down_at_shutdown: bool,
 }
 
 /// The queue of `/db/execute?queue`.
@@ -185,17 +187,15 @@ impl Config {
             },
             raft_bind: addresses.raft_bind,
             raft_advertised: addresses.raft_advertised,
-            cluster_connect_timeout: length(
-                "cluster-connect-timeout",
-                cli.internode.cluster_connect_timeout,
-            )?,
+            internode: InternodeConfig::check(cli)?,
+            cluster: ClusterConfig::check(cli)?,
             sqlite: sqlite(&cli.sqlite)?,
             queue: queue(&cli.queue)?,
             credentials: given(&cli.services.auth).map(PathBuf::from),
             limits: Limits::check(&cli.own)?,
             strict_infinity: cli.own.compat_strict_infinity.0,
             log: log(cli),
-            warnings: unsupported::warnings(cli),
+            warnings: [cluster::warnings(cli), unsupported::warnings(cli)].concat(),
             // Last, as rqlited notices these only when it opens its store.
             raft: raft(cli)?,
         })
@@ -290,7 +290,6 @@ fn raft(cli: &Cli) -> Result<RaftConfig, Problem> {
         // Without an interval of its own the WAL is not looked at.
         snapshot_wal_bytes: Some(flags.raft_snap_wal_size)
             .filter(|bytes| *bytes > 0 && !by_time_alone),
-        step_down_at_shutdown: flags.raft_shutdown_stepdown.0,
         snapshot_interval: timing::snapshot_interval(flags)?,
         timing: RaftTiming::check(flags)?,
     })

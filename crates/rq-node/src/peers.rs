@@ -31,6 +31,19 @@ pub struct Reached {
 }
 
 impl Node {
+    /// Every member, sorted by id, as this node knows them.
+    pub fn members(&self) -> Vec<Member> {
+        self.inner().consensus.view().members
+    }
+
+    /// Waits until a leader is known; for ever on a node that has stopped.
+    pub async fn leader_known(&self) {
+        self.inner().leader_known().await;
+        if self.leader().is_none() {
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// Contacts all members at once; those that do not answer cost `timeout` once, and once more for each retry.
     ///
     /// # Errors

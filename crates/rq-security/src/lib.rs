@@ -32,4 +32,4 @@ pub use tls::{
     ClientCertificates, ClientTls, ClientTlsOptions, PairFiles, ServerCertificates, ServerTls,
     ServerTlsOptions, TlsCounts,
 };
-pub use users::{Decision, Users};
+pub use users::{Decision, StoredPassword, Users};

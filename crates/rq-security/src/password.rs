@@ -32,7 +32,7 @@ const HASH_MEMORY_KIB_MAX: u32 = 1024 * 1024;
 const HASH_PASSES_MAX: u32 = 64;
 
 /// The prefix that makes a stored password a hash.
-const HASH_PREFIX: &str = "$argon2id$";
+pub(crate) const HASH_PREFIX: &str = "$argon2id$";
 
 /// A stored password.
 pub(crate) enum Secret {

@@ -22,7 +22,7 @@ use serde_json::{Map, Value};
 use crate::{
     credentials::Credentials,
     error::Error,
-    password::{Secret, Verdict, Verifier},
+    password::{HASH_PREFIX, Secret, Verdict, Verifier},
     permission::{Permission, Permissions},
     watch::{CHECK_INTERVAL, Refresh, Watch},
 };
@@ -75,6 +75,16 @@ struct User {
     permissions: Permissions,
 }
 
+/// What the credentials file holds of a user's password.
+pub enum StoredPassword {
+    /// The password itself.
+    Plain(Credentials),
+    /// A hash, from which nobody gets the password.
+    Hashed,
+    /// Nothing: there is no file, or no such user.
+    NoUser,
+}
+
 impl Users {
     /// Makes the decider of a node without a credentials file: it allows everything.
     pub fn unrestricted() -> Self {
@@ -93,6 +103,27 @@ impl Users {
         let watch = Watch::new(vec![path.clone()], interval);
         let table = RwLock::new(Arc::new(load(&path, &verifier)?));
         Ok(Self { source: Some(Source { path, watch, verifier, table }) })
+    }
+
+    /// Reads a user's password from the file, for a node that presents it to others as its own.
+    ///
+    /// # Errors
+    /// Fails if the file cannot be read, or is no such file.
+    pub fn stored_password(&self, username: &str) -> Result<StoredPassword, Error> {
+        let Some(source) = &self.source else { return Ok(StoredPassword::NoUser) };
+        let objects = objects(&source.path)?;
+        for object in objects.iter().rev() {
+            let entry = Entry::read(object)
+                .map_err(|reason| Error::BadUsers { path: source.path.clone(), reason })?;
+            if entry.username == username {
+                if entry.password.starts_with(HASH_PREFIX) {
+                    return Ok(StoredPassword::Hashed);
+                }
+                let credentials = Credentials::new(username, entry.password);
+                return Ok(credentials.map_or(StoredPassword::NoUser, StoredPassword::Plain));
+            }
+        }
+        Ok(StoredPassword::NoUser)
     }
 
     /// Says whether there is a credentials file.
@@ -183,9 +214,7 @@ impl Source {
 
 fn load(path: &Path, verifier: &Verifier) -> Result<Table, Error> {
     let bad = |reason: String| Error::BadUsers { path: path.to_owned(), reason };
-    let bytes = read(path)?;
-    let objects: Vec<Map<String, Value>> =
-        serde_json::from_slice(&bytes).map_err(|error| bad(error.to_string()))?;
+    let objects = objects(path)?;
     let mut table = Table::default();
     for (position, object) in objects.iter().enumerate() {
         let entry = Entry::read(object)
@@ -205,6 +234,13 @@ fn load(path: &Path, verifier: &Verifier) -> Result<Table, Error> {
     let costliest = table.users.values().map(|user| &user.secret).max_by_key(|one| one.cost());
     table.decoy = costliest.and_then(Secret::decoy);
     Ok(table)
+}
+
+/// Reads the entries of a credentials file.
+fn objects(path: &Path) -> Result<Vec<Map<String, Value>>, Error> {
+    let bytes = read(path)?;
+    serde_json::from_slice(&bytes)
+        .map_err(|error| Error::BadUsers { path: path.to_owned(), reason: error.to_string() })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Error> {

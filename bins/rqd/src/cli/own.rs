@@ -1,4 +1,4 @@
-//! Flags rqlited does not have: logging, limits, compatibility.
+//! Flags rqlited does not have: logging, trust among nodes, limits, compatibility.
 //!
 //! Every limit says in its help what happens beyond it. 0 switches a limit off unless its help
 //! says otherwise.
@@ -21,6 +21,13 @@ pub struct OwnFlags {
     /// error or off
     #[arg(long, value_name = "string", default_value = "info", value_enum, ignore_case = true)]
     pub log_level: LogLevel,
+    /// File of a secret all nodes share, of at least 16 bytes; nodes prove to each other that they
+    /// know it. If not set, none is asked for. Read again when it changes
+    #[arg(long, value_name = "string", default_value = "", value_hint = clap::ValueHint::FilePath)]
+    pub cluster_secret_file: String,
+    /// File of the password of the user of -join-as, where the -auth file holds only its hash
+    #[arg(long, value_name = "string", default_value = "", value_hint = clap::ValueHint::FilePath)]
+    pub join_as_password_file: String,
     /// Most bytes of a request's line and headers, at least 8192. Beyond: 431
     #[arg(long, value_name = "uint", default_value = "1048576", value_parser = parse_uint)]
     pub limit_header_bytes: u64,

@@ -1,5 +1,7 @@
 //! One row per sentence of the validation, their order, and what a plain start means.
 
+use rq_security::{PairFiles, ServerCertificates};
+
 use super::*;
 use crate::goflag;
 
@@ -44,7 +46,11 @@ fn without_flags_everything_has_its_default() {
     assert_eq!(config.raft.snapshot_wal_bytes, Some(4_194_304));
     assert_eq!(config.raft.snapshot_interval, Duration::from_secs(10));
     assert_eq!(config.raft.apply_timeout, Some(Duration::from_secs(10)));
-    assert!(config.raft.step_down_at_shutdown);
+    assert!(config.cluster.step_down_at_shutdown && !config.cluster.leave_at_shutdown);
+    assert_eq!(config.cluster.forming, Forming::Alone);
+    assert_eq!(config.cluster.join_as, JoinAs::default());
+    assert!(!config.cluster.replica && config.internode.tls.is_none());
+    assert_eq!(config.internode.connect_timeout, Duration::from_secs(30));
     assert_eq!(config.raft.timing.heartbeat_timeout, Duration::from_secs(1));
     assert_eq!(config.raft.timing.leader_lease_timeout, Duration::from_millis(500));
     let queue = QueueConfig {
@@ -249,7 +255,7 @@ fn rafts_timeouts_keep_their_relations() {
 fn of_several_problems_the_first_in_rqliteds_order_is_told() {
     // Each row adds a problem that is looked for earlier than those before it.
     let steps: [(&str, &str); 12] = [
-        ("-join-attempts=6", "-join-attempts is refused"),
+        ("-disco-key=x", "-disco-key is refused"),
         ("-disco-mode=zookeeper", "disco mode must be one of"),
         ("-otlp-insecure", "OTLP options require"),
         ("-cdc-config=f", "CDC cannot be enabled"),
@@ -276,14 +282,8 @@ fn of_several_problems_the_first_in_rqliteds_order_is_told() {
 #[test]
 fn what_does_not_exist_yet_is_refused_unless_at_its_default() {
     for words in [
-        &["-join=a:1"][..],
-        &["-bootstrap-expect=1"],
-        &["-raft-non-voter"],
-        &["-disco-key=x"],
-        &["-node-no-verify"],
-        &["-node-cert=c", "-node-key=k"],
-        &["-raft-cluster-remove-shutdown"],
-        &["-raft-reap-node-timeout=1h"],
+        &["-disco-key=x"][..],
+        &["-disco-mode=dns", "-bootstrap-expect=3"],
         &["-auto-backup=f"],
         &["-cdc-config=stdout"],
         &["-otlp-endpoint=c:1"],
@@ -294,18 +294,7 @@ fn what_does_not_exist_yet_is_refused_unless_at_its_default() {
         let shown = problem(words);
         assert!(shown.starts_with(&format!("fatal: {name} is refused: ")), "{words:?}: {shown}");
     }
-    config(&[
-        "-join=",
-        "-join-attempts=0x5",
-        "-join-interval=3000ms",
-        "-bootstrap-expect=0",
-        "-bootstrap-expect-timeout=2m",
-        "-disco-key=rqlite",
-        "-raft-non-voter=false",
-        "-node-verify-client=F",
-        "-raft-remove-shutdown=0",
-        "-otlp-interval=30s",
-    ]);
+    config(&["-disco-key=rqlite", "-otlp-interval=30s"]);
 }
 
 #[test]
@@ -356,13 +345,109 @@ fn what_works_on_one_node_is_accepted() {
     assert_eq!((config.raft.snapshot_entries, config.raft.trailing_entries), (400, 500));
     assert_eq!(config.raft.snapshot_wal_bytes, None);
     assert_eq!(config.raft.apply_timeout, None);
-    assert!(!config.raft.step_down_at_shutdown);
+    assert!(!config.cluster.step_down_at_shutdown);
+    assert_eq!(config.internode.connect_timeout, Duration::from_secs(1));
     assert!(config.queue.timeout.is_none() && config.queue.transaction);
     assert_eq!(config.log.raft_level, LogLevel::Info, "what nobody knows is INFO");
     assert_eq!(config.log.level, LogLevel::Debug);
     assert_eq!(config.limits.query_time, None);
     assert!(config.strict_infinity);
     assert_eq!(config.warnings, ["-cpu-profile has no effect: this program writes no profiles"]);
+}
+
+#[test]
+fn how_a_node_comes_to_its_cluster() {
+    let forming = |words: &[&str]| config(words).cluster.forming;
+    let joined = |attempts| Forming::Join {
+        addresses: vec!["a:1".to_owned(), "b:2".to_owned()],
+        attempts,
+        interval: Duration::from_millis(100),
+    };
+    let join = ["-join=a:1,b:2", "-join-interval=100ms"];
+    assert_eq!(forming(&join), joined(5));
+    assert_eq!(forming(&[&join[..], &["-join-attempts=0x10"]].concat()), joined(16));
+    assert_eq!(forming(&[&join[..], &["-join-attempts=-1"]].concat()), joined(0));
+    assert_eq!(
+        forming(&[
+            "-join=localhost:4002,b:2",
+            "-bootstrap-expect=3",
+            "-bootstrap-expect-timeout=5s"
+        ]),
+        Forming::Together {
+            addresses: vec!["localhost:4002".to_owned(), "b:2".to_owned()],
+            expect: 3,
+            timeout: Duration::from_secs(5),
+        },
+        "its own address is among those of founders"
+    );
+    let alone = config(&["-bootstrap-expect=3"]);
+    assert_eq!(alone.cluster.forming, Forming::Alone);
+    assert!(alone.warnings[0].starts_with("-bootstrap-expect has no effect"));
+    let config = config(&[
+        "-join=a:1",
+        "-raft-non-voter",
+        "-join-as=bob",
+        "-join-as-password-file=p",
+        "-raft-reap-node-timeout=1h",
+        "-raft-reap-read-only-node-timeout=2h",
+        "-raft-cluster-remove-shutdown",
+        "-raft-remove-shutdown",
+    ]);
+    let cluster = config.cluster;
+    assert!(cluster.replica && cluster.leave_at_shutdown && cluster.stop_when_removed);
+    assert_eq!(cluster.reap_voters_after, Some(Duration::from_secs(3600)));
+    assert_eq!(cluster.reap_replicas_after, Some(Duration::from_secs(7200)));
+    let join_as =
+        JoinAs { username: Some("bob".to_owned()), password_file: Some(PathBuf::from("p")) };
+    assert_eq!(cluster.join_as, join_as);
+    let orphan = problem(&["-join-as-password-file=p"]);
+    assert_eq!(orphan, "fatal: -join-as-password-file requires -join-as");
+}
+
+#[test]
+fn tls_among_nodes_is_all_or_nothing() {
+    let all = config(&[
+        "-node-cert=c",
+        "-node-key=k",
+        "-node-ca-cert=ca",
+        "-node-verify-client",
+        "-node-verify-common-name=cn",
+        "-node-verify-server-name=sn",
+        "-cluster-secret-file=s",
+        "-compress-snap-transport",
+    ])
+    .internode;
+    assert!(all.compress);
+    assert_eq!(all.secret, Some(PathBuf::from("s")));
+    let tls = all.tls.unwrap();
+    assert_eq!((tls.server.certificate, tls.server.key), ("c".into(), "k".into()));
+    assert_eq!(
+        tls.server.clients,
+        ClientCertificates::Required {
+            authority: Some("ca".into()),
+            common_name: Some("cn".to_owned())
+        }
+    );
+    let pair = PairFiles { certificate: "c".into(), key: "k".into() };
+    assert_eq!(tls.client.pair, Some(pair), "the same pair for dialling");
+    assert_eq!(
+        tls.client.servers,
+        ServerCertificates::Verified { authority: Some("ca".into()), name: Some("sn".to_owned()) }
+    );
+    let lax = config(&["-node-cert=c", "-node-key=k", "-node-no-verify"]).internode.tls.unwrap();
+    assert_eq!(lax.server.clients, ClientCertificates::NotAsked);
+    assert_eq!(lax.client.servers, ServerCertificates::Unverified);
+    let alone = check(&["-node-ca-cert=ca"]).unwrap_err();
+    assert_eq!(
+        alone,
+        Problem::Logged(
+            "failed to create cluster client: -node-ca-cert requires -node-cert and -node-key"
+                .to_owned()
+        )
+    );
+    let without = config(&["-node-verify-client"]);
+    assert!(without.internode.tls.is_none());
+    assert!(without.warnings[0].starts_with("-node-verify-client has no effect"));
 }
 
 #[test]
@@ -379,6 +464,11 @@ fn numbers_that_make_no_sense_are_refused() {
         (&["-raft-apply-timeout=-1s"], "-raft-apply-timeout must not be negative"),
         (&["-auto-vacuum-int=-1s"], "-auto-vacuum-int must not be negative"),
         (&["-cluster-connect-timeout=-1s"], "-cluster-connect-timeout must not be negative"),
+        (
+            &["-join=a:1", "-bootstrap-expect=3", "-bootstrap-expect-timeout=-1s"],
+            "-bootstrap-expect-timeout must not be negative",
+        ),
+        (&["-join=a:1", "-join-interval=-1s"], "-join-interval must not be negative"),
         (&["-limit-header-bytes=100"], "-limit-header-bytes must be at least 8192"),
         (&["-limit-header-bytes=0"], "-limit-header-bytes must be at least 8192"),
         (&["-limit-idle-time=-1s"], "-limit-idle-time must not be negative"),

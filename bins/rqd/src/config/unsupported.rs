@@ -1,13 +1,13 @@
 //! The one table of flags whose feature does not exist yet. It is there to shrink.
 //!
 //! Such a flag is accepted at its default, because scripts state defaults, and refused
-//! otherwise: a node that ignored `-join` or `-node-cert` would be worse than one that does not
-//! start.
+//! otherwise: a node that ignored `-auto-restore` or `-disco-mode` would be worse than one that does
+//! not start.
 
 use crate::{cli::Cli, config::Problem, goflag};
 
-const CLUSTER: &str = "clusters of several nodes do not exist yet, this node works alone";
-const NODE_TLS: &str = "nodes do not speak to each other yet, so there is nothing to encrypt";
+const DISCOVERY: &str =
+    "nodes do not find each other through other services yet; name them with -join";
 const ARCHIVE: &str = "automatic backup and restore do not exist yet";
 const OTLP: &str = "metrics are not sent over OTLP yet; they can be read at /debug/vars";
 
@@ -33,28 +33,9 @@ macro_rules! row {
 
 /// Every flag that is refused at any value but its default.
 const TABLE: &[Row] = &[
-    row!(cluster.join, CLUSTER),
-    row!(cluster.join_attempts, CLUSTER),
-    row!(cluster.join_interval, CLUSTER),
-    row!(cluster.join_as, CLUSTER),
-    row!(cluster.bootstrap_expect, CLUSTER),
-    row!(cluster.bootstrap_expect_timeout, CLUSTER),
-    row!(cluster.disco_mode, CLUSTER),
-    row!(cluster.disco_key, CLUSTER),
-    row!(cluster.disco_config, CLUSTER),
-    row!(cluster.raft_non_voter, CLUSTER),
-    row!(internode.compress_snap_transport, CLUSTER),
-    row!(raft.raft_remove_shutdown, CLUSTER),
-    row!(raft.raft_cluster_remove_shutdown, CLUSTER),
-    row!(raft.raft_reap_node_timeout, CLUSTER),
-    row!(raft.raft_reap_read_only_node_timeout, CLUSTER),
-    row!(internode.node_cert, NODE_TLS),
-    row!(internode.node_key, NODE_TLS),
-    row!(internode.node_ca_cert, NODE_TLS),
-    row!(internode.node_no_verify, NODE_TLS),
-    row!(internode.node_verify_client, NODE_TLS),
-    row!(internode.node_verify_server_name, NODE_TLS),
-    row!(internode.node_verify_common_name, NODE_TLS),
+    row!(cluster.disco_mode, DISCOVERY),
+    row!(cluster.disco_key, DISCOVERY),
+    row!(cluster.disco_config, DISCOVERY),
     row!(sqlite.extensions_path, "SQLite extensions cannot be loaded yet"),
     row!(services.auto_backup, ARCHIVE),
     row!(services.auto_restore, ARCHIVE),

@@ -13,9 +13,9 @@ use tokio::{
     time::timeout,
 };
 
-/// How long the node may take to stop once it is told to. Beyond: the process ends as it is. What was
+/// How long a node may usually take to stop once it is told to. Beyond: the process ends as it is. What was
 /// acknowledged is on the disk by then, as it is at any moment.
-const STOP_TIME: Duration = Duration::from_millis(4800);
+pub(crate) const STOP_TIME: Duration = Duration::from_millis(4800);
 /// How long a log line may take whose reader has stopped reading. Beyond: it goes unheard.
 const LINE_TIME: Duration = Duration::from_millis(100);
 
@@ -31,11 +31,11 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// Catches the two signals from now on.
+    /// Catches the two signals from now on; after the first one the process has `stop_time` to end.
     ///
     /// # Errors
     /// The operating system gives no thread, or does not let the signals be caught.
-    pub(crate) fn catch() -> io::Result<Self> {
+    pub(crate) fn catch(stop_time: Duration) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let caught = {
             let _entered = runtime.enter();
@@ -47,8 +47,13 @@ impl Signals {
         let (told, is_told) = watch::channel(false);
         thread::Builder::new()
             .name("signals".to_owned())
-            .spawn(move || end_when_told(&runtime, caught, &told))?;
+            .spawn(move || end_when_told(&runtime, caught, &told, stop_time))?;
         Ok(Self { is_told })
+    }
+
+    /// Whether the first one has come.
+    pub(crate) fn is_told(&self) -> bool {
+        *self.is_told.borrow()
     }
 
     /// Waits for the first one; returns at once if it has come.
@@ -61,12 +66,17 @@ impl Signals {
 }
 
 /// Waits for the signals, and ends the process at the second one or when the deadline has passed.
-fn end_when_told(runtime: &Runtime, mut caught: Caught, told: &watch::Sender<bool>) -> ! {
+fn end_when_told(
+    runtime: &Runtime,
+    mut caught: Caught,
+    told: &watch::Sender<bool>,
+    stop_time: Duration,
+) -> ! {
     let first = runtime.block_on(caught.next());
     // Said before the node is told, because what the node says follows from it.
     within_line_time(move || tracing::info!("received signal {first:?}"));
     told.send_replace(true);
-    let second = runtime.block_on(async { timeout(STOP_TIME, caught.next()).await });
+    let second = runtime.block_on(async { timeout(stop_time, caught.next()).await });
     let code = match second {
         Ok(name) => {
             within_line_time(move || {

@@ -179,6 +179,25 @@ fn a_hashed_password_works_and_the_hash_itself_does_not() {
 }
 
 #[test]
+fn a_node_finds_its_own_password_unless_it_is_a_hash() {
+    let fixture = open(&format!(
+        r#"[{{"username": "a", "password": "old"}}, {{"username": "b", "password": "{HASH_OF_SESAME}"}},
+            {{"username": "a", "password": "new"}}]"#
+    ))
+    .unwrap();
+    let found = |name: &str| match fixture.users.stored_password(name).unwrap() {
+        StoredPassword::Plain(credentials) => credentials.password().to_owned(),
+        StoredPassword::Hashed => "hashed".to_owned(),
+        StoredPassword::NoUser => "nobody".to_owned(),
+    };
+    assert_eq!([found("a"), found("b"), found("c")], ["new", "hashed", "nobody"]);
+    fs::write(&fixture.path, "nonsense").unwrap();
+    assert!(fixture.users.stored_password("a").is_err());
+    let without = Users::unrestricted().stored_password("a").unwrap();
+    assert!(matches!(without, StoredPassword::NoUser));
+}
+
+#[test]
 fn a_refusal_takes_a_hash_whether_or_not_there_is_such_a_user() {
     let json = format!(
         r#"[{{"username": "hashed", "password": "{HASH_OF_SESAME}", "perms": ["query"]}},
