@@ -163,6 +163,15 @@ pub(crate) enum TransferError {
     /// The pages could not be read.
     #[error(transparent)]
     Read(#[from] PageReadError),
+    /// The database holds entries of a later term than the sender's: another node leads, and its
+    /// snapshots are not this one's to send.
+    #[error("the database has reached term {reached}, this node sends in the name of term {sent}")]
+    Deposed {
+        /// The term of the last entry applied.
+        reached: u64,
+        /// The term of the cargo.
+        sent: u64,
+    },
     /// The database changes faster than the receiver takes it.
     #[error("the database changes faster than it can be sent, after {0} rounds")]
     Overtaken(u64),

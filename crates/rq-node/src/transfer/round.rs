@@ -79,6 +79,10 @@ impl Round {
         if !held {
             sending.source.release();
         }
+        let applied = snapshot.state.applied.unwrap_or_default();
+        if applied.term > sending.term {
+            return Err(TransferError::Deposed { reached: applied.term, sent: sending.term });
+        }
         let running = &sending.running;
         running.index.store(index(&snapshot), Ordering::Relaxed);
         running.round.store(number, Ordering::Relaxed);
@@ -89,7 +93,7 @@ impl Round {
             number,
             held,
             page_count,
-            applied: snapshot.state.applied.unwrap_or_default(),
+            applied,
             differing: 0,
             checksum: 0,
             shrinks: true,

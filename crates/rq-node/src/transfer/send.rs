@@ -42,7 +42,8 @@ pub(crate) struct Cargo {
     /// Who sends to whom, for the receiver's [`admit`](super::Landing::admit). Transfers with the same
     /// header take each other's place.
     pub(crate) header: Bytes,
-    /// The sender's term: a transfer with a higher one takes the place of one with a lower.
+    /// The sender's term: a transfer with a higher one takes the place of one with a lower. A database
+    /// with entries of a later term is not sent.
     pub(crate) term: u64,
     /// For the receiver's [`install`](super::Landing::install).
     pub(crate) closing: Bytes,
@@ -105,7 +106,8 @@ impl Transfers {
         let wire = Wire { network: Arc::clone(network), to: to.to_owned(), transfer };
         let running = self.register(to, &snapshot);
         let source = Source { reader: Some(reader), held: false };
-        let sending = Sending { transfers: self, wire, running, source, wal: cargo.wal.clone() };
+        let (term, wal) = (cargo.term, cargo.wal.clone());
+        let sending = Sending { transfers: self, wire, running, source, term, wal };
         lock(&self.counters).begun += 1;
         let sent = sending.run(&cargo, &snapshot).await?;
         lock(&self.counters).done += 1;
@@ -127,6 +129,7 @@ pub(super) struct Sending<'a> {
     pub(super) wire: Wire,
     pub(super) running: Arc<Running>,
     pub(super) source: Source,
+    pub(super) term: u64,
     pub(super) wal: WalSize,
 }
 

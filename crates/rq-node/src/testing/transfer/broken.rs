@@ -259,6 +259,18 @@ async fn strangers_and_nonsense_are_refused() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_database_of_a_later_term_is_not_sent_in_the_name_of_an_earlier_one() {
+    let (source, target) = (Party::new(), Party::new());
+    source.fill(10);
+    let before = target.image();
+    let network = Wires::to(&target) as Arc<dyn Network>;
+    let deposed = Cargo { term: 0, ..source.cargo() };
+    let end = transfers(small()).send(&network, TO, deposed, pending::<()>()).await;
+    assert!(matches!(end, Err(TransferError::Deposed { reached: 1, sent: 0 })), "{end:?}");
+    assert_eq!(target.image(), before);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_sender_whose_own_file_is_replaced_stops() {
     let (source, target) = (Arc::new(Party::new()), Party::new());
     source.fill(120);

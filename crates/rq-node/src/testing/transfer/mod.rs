@@ -6,10 +6,11 @@
 //! | [`broken`] | cuts, damage, full disks, other senders |
 //! | [`bounds`] | limits of bandwidth, transfers and the WAL |
 //! | [`crashes`] | a receiver that dies at any operation on its files |
-//! | [`speed`] | how fast it is |
+//! | [`speed`] | how fast it is, beside a plain copy |
 
 mod bounds;
 mod broken;
 mod crashes;
+mod speed;
 mod whole;
 mod world;

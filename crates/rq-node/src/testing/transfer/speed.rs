@@ -44,11 +44,8 @@ async fn a_transfer_beside_a_plain_copy() {
     let copied = plain_copy(&source);
     let wires = Wires::to(&target);
     let network = Arc::clone(&wires) as Arc<dyn Network>;
-    let transfers = Transfers::new(
-        TransferOptions::default(),
-        Execution::Threads,
-        Arc::new(Seeded::new(3, 0)),
-    );
+    let transfers =
+        Transfers::new(TransferOptions::default(), Execution::Threads, Arc::new(Seeded::new(3, 0)));
     let watched = AtomicBool::new(true);
     let began = Instant::now();
     let (sent, longest) = tokio::join!(
