@@ -39,6 +39,8 @@ const CHECKPOINT_WAL_BYTES: u64 = 16 * 1024 * 1024;
 const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(20);
 /// How often free space and the state of the log are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+/// A database that nobody sends any more is removed after this time.
+const ABANDONED_AFTER: Duration = Duration::from_secs(600);
 /// How often the task looks whether something is due.
 const TASK_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -166,6 +168,7 @@ impl Task {
                 disk.look();
                 checkpoints.look_after();
             }
+            inner.receiver.discard(ABANDONED_AFTER);
             self.snapshot_if_due(&inner).await;
             self.maintain_if_due(&inner).await;
         }
@@ -263,12 +266,22 @@ impl Inner {
         }
         let snapshot = self.consensus.snapshot(applied.index).await?;
         let keep = trailing_logs.unwrap_or_else(|| self.trailing_logs());
-        if let Some(upto) = snapshot.checked_sub(keep).filter(|upto| *upto > 0) {
+        let upto = snapshot.checked_sub(keep).map(|upto| match self.transfers.oldest_index() {
+            // Who receives the database needs what follows it, unless that has grown too much already.
+            Some(sent) if !self.log_is_too_large() => upto.min(sent),
+            _ => upto,
+        });
+        if let Some(upto) = upto.filter(|upto| *upto > 0) {
             self.consensus.purge(upto).await?;
         }
         self.metrics.snapshots.add(1);
         self.metrics.snapshot_create_duration.set(milliseconds(began.elapsed()));
         Ok(true)
+    }
+
+    /// Whether the log has grown to twice what it is to hold.
+    fn log_is_too_large(&self) -> bool {
+        self.log.state().bytes_on_disk / 2 > self.options.snapshots.log_bytes_max
     }
 
     /// Entries to keep behind a snapshot: the configured number, or as many as half of the log's bound holds.

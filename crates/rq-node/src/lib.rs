@@ -67,11 +67,12 @@ pub use error::{EffectKnown, Error, OpenError};
 pub use formation::Formation;
 pub use forward::Route;
 pub use node::Node;
-pub use options::{Limits, Options, Reap, Snapshots, Timing};
+pub use options::{Limits, Options, Reap, Sending, Snapshots, Timing};
 pub use peers::{Contact, Reached};
 pub use request::{Level, Read, Served, Write, Written};
 pub use rq_sqlite::{Budget, TimedOutcome, sqlite_version};
 pub use rq_storage::{Execution, LogOptions};
 pub use status::{
     CounterMaps, DatabaseStatus, Impairment, Member, RaftStatus, Role, SettingsStatus, Status,
+    TransferStatus,
 };

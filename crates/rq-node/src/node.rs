@@ -49,12 +49,14 @@ use crate::{
         self, Peer,
         consensus::{Consensus, View},
         log::LogStore,
+        network::Connector,
         state_machine::StateMachine,
     },
     read::InlineReads,
     rounds::Rounds,
     service::{Service, client::Client},
     status::Member,
+    transfer::{Receiver, TransferOptions, Transfers},
 };
 
 /// How long opening waits for a leader, so that who opens a node finds it ready.
@@ -100,6 +102,10 @@ pub(crate) struct Inner {
     /// Held while somebody joins or is removed.
     pub(crate) joins: tokio::sync::Mutex<()>,
     pub(crate) notices: Notices,
+    /// Databases on their way to other members.
+    pub(crate) transfers: Arc<Transfers>,
+    /// A database on its way to this one.
+    pub(crate) receiver: Receiver,
     network: Arc<dyn Network>,
     environment: Environment,
     /// Term and begin of the leadership of this node, while it leads.
@@ -128,64 +134,11 @@ impl Node {
     /// # Errors
     /// Each says what is wrong and what to do; nothing was changed.
     pub async fn open(options: Options, environment: Environment) -> Result<Self, OpenError> {
-        let Ground { cluster, log, database, metrics } = Ground::open(&options, &environment)?;
-        let stored = raft::membership::stored(database.opened.state.membership.as_ref())
-            .map_err(OpenError::Log)?;
-        let applied = database.opened.state.applied;
-        let readers = database.readers.clone();
-        let progress = Arc::new(Progress::new(applied, options.limits.free_bytes_min));
-        let machinery =
-            Machinery::start(database, &progress, &metrics, &environment, &options.directory)?;
-        let machine = StateMachine::new(
-            Arc::clone(&machinery.applier),
-            Arc::clone(&progress),
-            Arc::clone(&machinery.durability),
-            stored,
-            applied.is_some(),
-        );
-        let durability = Arc::clone(&machinery.durability);
-        let store = LogStore::new(log.clone(), Arc::clone(&progress), durability);
-        let network = Arc::clone(&environment.network);
-        let consensus =
-            Consensus::start(&cluster, Arc::clone(&network), &options.timing, store, machine)
-                .await?;
-
-        let execution = environment.execution;
-        let settings = Settings { foreign_keys: options.foreign_keys, budget: options.budget };
-        let batcher = Batcher::start(
-            consensus.clone(),
-            Stamper::new(environment.clone(), settings),
-            Arc::clone(&metrics),
-            options.limits.backlog_bytes_max,
-            options.limits.enqueue_timeout,
-        );
-        let answers = consensus.answers(Arc::clone(&cluster), Arc::clone(&progress));
-        let inner = Arc::new_cyclic(|inner| Inner {
-            confirmations: confirmations(Weak::clone(inner)),
-            barriers: barriers(consensus.clone()),
-            consensus,
-            raft_id: cluster.raft_id,
-            client: Client::new(Arc::clone(&network), Arc::clone(&cluster)),
-            network: Arc::clone(&network),
-            founding: Founding::default(),
-            joins: tokio::sync::Mutex::default(),
-            notices: Notices::default(),
-            environment,
-            office: Mutex::default(),
-            caught_up: AtomicBool::new(false),
-            log,
-            readers,
-            machinery,
-            progress,
-            metrics,
-            batcher,
-            execution,
-            inline_reads: InlineReads::new(),
-            node_id: cluster.name.clone(),
-            cluster,
-            options,
-            housekeeper: Mutex::default(),
-        });
+        let parts = Parts::start(&options, &environment).await?;
+        let cluster = Arc::clone(&parts.cluster);
+        let answers = parts.consensus.answers(cluster, Arc::clone(&parts.progress));
+        let receiver = parts.receiver.clone();
+        let inner = Inner::assemble(parts, options, environment);
         // The first write must already know whether there is room for it.
         if let Some(free) = inner.machinery.free_bytes() {
             inner.progress.set_free_bytes(free);
@@ -195,7 +148,7 @@ impl Node {
         *lock(&inner.housekeeper) = Some(housekeeper);
         tokio::spawn(watch_consensus(Arc::downgrade(&inner)));
         tokio::spawn(membership::keep(Arc::downgrade(&inner)));
-        inner.network.listen(Some(Arc::new(Service::new(&inner, answers))));
+        inner.network.listen(Some(Arc::new(Service::new(&inner, answers, receiver))));
         Ok(Self { inner })
     }
 
@@ -424,9 +377,126 @@ impl Inner {
     }
 }
 
+/// What a node consists of once Raft runs.
+struct Parts {
+    cluster: Arc<Cluster>,
+    log: Log,
+    readers: Readers,
+    progress: Arc<Progress>,
+    metrics: Arc<Metrics>,
+    machinery: Arc<Machinery>,
+    consensus: Consensus,
+    transfers: Arc<Transfers>,
+    receiver: Receiver,
+}
+
+impl Parts {
+    /// Opens everything and starts Raft over it.
+    async fn start(options: &Options, environment: &Environment) -> Result<Self, OpenError> {
+        let Ground { cluster, scratch, log, database, metrics } =
+            Ground::open(options, environment)?;
+        let stored = raft::membership::stored(database.opened.state.membership.as_ref())
+            .map_err(OpenError::Log)?;
+        let applied = database.opened.state.applied;
+        let readers = database.readers.clone();
+        let progress = Arc::new(Progress::new(applied, options.limits.free_bytes_min));
+        let machinery =
+            Machinery::start(database, &progress, &metrics, environment, &options.directory)?;
+        let machine = StateMachine::new(
+            Arc::clone(&machinery.applier),
+            Arc::clone(&progress),
+            Arc::clone(&machinery.durability),
+            stored,
+            applied.is_some(),
+        );
+        let durability = Arc::clone(&machinery.durability);
+        let store = LogStore::new(log.clone(), Arc::clone(&progress), durability);
+        let transfers = Arc::new(transfers(options, environment));
+        let connector = Connector::new(
+            Arc::clone(&environment.network),
+            Arc::clone(&cluster),
+            Arc::clone(&transfers),
+            machinery.wal.clone(),
+        );
+        let consensus = Consensus::start(connector, &options.timing, store, machine).await?;
+        let receiver = Receiver::new(
+            Arc::clone(&environment.files),
+            scratch,
+            machinery.applier.replacer().clone(),
+            environment.execution,
+            Box::new(consensus.landing(Arc::clone(&cluster))),
+        );
+        Ok(Self {
+            cluster,
+            log,
+            readers,
+            progress,
+            metrics,
+            machinery,
+            consensus,
+            transfers,
+            receiver,
+        })
+    }
+}
+
+impl Inner {
+    fn assemble(parts: Parts, options: Options, environment: Environment) -> Arc<Self> {
+        let Parts {
+            cluster,
+            log,
+            readers,
+            progress,
+            metrics,
+            machinery,
+            consensus,
+            transfers,
+            receiver,
+        } = parts;
+        let settings = Settings { foreign_keys: options.foreign_keys, budget: options.budget };
+        let batcher = Batcher::start(
+            consensus.clone(),
+            Stamper::new(environment.clone(), settings),
+            Arc::clone(&metrics),
+            options.limits.backlog_bytes_max,
+            options.limits.enqueue_timeout,
+        );
+        let network = Arc::clone(&environment.network);
+        Arc::new_cyclic(|inner| Self {
+            confirmations: confirmations(Weak::clone(inner)),
+            barriers: barriers(consensus.clone()),
+            consensus,
+            raft_id: cluster.raft_id,
+            client: Client::new(Arc::clone(&network), Arc::clone(&cluster)),
+            network,
+            founding: Founding::default(),
+            joins: tokio::sync::Mutex::default(),
+            notices: Notices::default(),
+            transfers,
+            receiver,
+            execution: environment.execution,
+            environment,
+            office: Mutex::default(),
+            caught_up: AtomicBool::new(false),
+            log,
+            readers,
+            machinery,
+            progress,
+            metrics,
+            batcher,
+            inline_reads: InlineReads::new(),
+            node_id: cluster.name.clone(),
+            cluster,
+            options,
+            housekeeper: Mutex::default(),
+        })
+    }
+}
+
 /// What a node stands on: everything that is opened before Raft is.
 struct Ground {
     cluster: Arc<Cluster>,
+    scratch: PathBuf,
     log: Log,
     database: Database,
     metrics: Arc<Metrics>,
@@ -453,8 +523,20 @@ impl Ground {
         let database = open_database(options, environment, &paths, &metrics)?;
         let applied = database.opened.state.applied.map(|id| id.index);
         check_reach(&path, applied, purged)?;
-        Ok(Self { cluster, log, database, metrics })
+        Ok(Self { cluster, scratch: paths.scratch, log, database, metrics })
     }
+}
+
+/// How databases are sent to members.
+fn transfers(options: &Options, environment: &Environment) -> Transfers {
+    /// zstd's fastest level: pages of a database shrink to a half or less at hundreds of megabytes a second.
+    const COMPRESSION_LEVEL: i32 = 1;
+    let settings = TransferOptions {
+        compression: options.sending.compress.then_some(COMPRESSION_LEVEL),
+        bytes_per_second: options.sending.bytes_per_second,
+        ..TransferOptions::default()
+    };
+    Transfers::new(settings, environment.execution, Arc::clone(&environment.entropy))
 }
 
 /// The entries purged from the log must be in the database: nothing else holds them.

@@ -24,6 +24,8 @@ pub struct Options {
     pub users: Arc<Users>,
     /// When silent members are removed.
     pub reap: Reap,
+    /// How the database is sent to members that need all of it.
+    pub sending: Sending,
     /// Whether foreign keys are enforced by default (`-fk`).
     pub foreign_keys: bool,
     /// The most reader connections; `None` is without limit (`-db-max-ro-conns`).
@@ -51,6 +53,15 @@ pub struct Reap {
     pub voters_after: Duration,
     /// Read replicas (`-raft-reap-read-only-node-timeout`).
     pub replicas_after: Duration,
+}
+
+/// How the database is sent to members that need all of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sending {
+    /// Whether pages are compressed (`-compress-snap-transport`).
+    pub compress: bool,
+    /// Bytes a second that all such transfers together may send; 0 is without limit.
+    pub bytes_per_second: u64,
 }
 
 /// The bounds of what a node keeps waiting, reads and answers.

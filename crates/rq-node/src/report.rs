@@ -6,7 +6,7 @@ use rq_sql::{Statement, Value};
 use rq_sqlite::{Query, QueryEnd};
 
 use crate::{
-    CounterMaps, DatabaseStatus, Member, RaftStatus, SettingsStatus, Status,
+    CounterMaps, DatabaseStatus, Member, RaftStatus, SettingsStatus, Status, TransferStatus,
     node::{Inner, Node},
     raft::consensus::View,
     read::Collected,
@@ -37,6 +37,7 @@ impl Node {
             role: view.role,
             ready: inner.is_ready(),
             impairments: inner.progress.impairments(),
+            transfers: inner.transfer_status(),
             raft: inner.raft_status(&view),
             database: inner.database_status(),
             directory: inner.options.directory.clone(),
@@ -48,7 +49,17 @@ impl Node {
 
     /// Everything the node counts, under the names of `/debug/vars`.
     pub fn counters(&self) -> CounterMaps {
-        self.inner().metrics.maps()
+        let mut maps = self.inner().metrics.maps();
+        let sent = self.inner().transfers.counters();
+        let counted = [
+            ("num_sent_begun", sent.begun),
+            ("num_sent", sent.done),
+            ("pages_sent", sent.pages),
+            ("bytes_sent", sent.bytes),
+        ];
+        let counted = counted.map(|(name, count)| (name, i64::try_from(count).unwrap_or(i64::MAX)));
+        maps.entry("snapshot").or_default().extend(counted);
+        maps
     }
 }
 
@@ -60,6 +71,30 @@ impl Inner {
             api_url: self.options.api_url.clone(),
             voter: false,
         }
+    }
+
+    fn transfer_status(&self) -> Vec<TransferStatus> {
+        let sent = self.transfers.status().into_iter().map(|sending| TransferStatus {
+            to: Some(sending.to),
+            index: sending.index,
+            round: sending.round,
+            page_count: sending.page_count,
+            pages_compared: sending.pages_seen,
+            pages_sent: sending.pages_sent,
+            bytes_sent: sending.bytes_sent,
+            installing: false,
+        });
+        let received = self.receiver.status().map(|receiving| TransferStatus {
+            to: None,
+            index: receiving.index,
+            round: receiving.round.into(),
+            page_count: receiving.page_count.into(),
+            pages_compared: receiving.pages_kept,
+            pages_sent: receiving.pages_received,
+            bytes_sent: 0,
+            installing: receiving.installing,
+        });
+        sent.chain(received).collect()
     }
 
     fn raft_status(&self, view: &View) -> RaftStatus {
@@ -81,7 +116,11 @@ impl Inner {
             peers: view.peers,
             membership_index: view.membership_index,
             voter: view.voter,
-            last_contact: view.leads.then_some(Duration::ZERO),
+            last_contact: if view.leads {
+                Some(Duration::ZERO)
+            } else {
+                self.progress.leader_silent_for()
+            },
             raft_id: self.raft_id,
         }
     }

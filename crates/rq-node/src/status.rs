@@ -71,6 +71,8 @@ pub struct Status {
     pub ready: bool,
     /// What is wrong, if anything.
     pub impairments: Vec<Impairment>,
+    /// Databases on their way to members that need all of it, and one on its way to this node.
+    pub transfers: Vec<TransferStatus>,
     /// Raft's view.
     pub raft: RaftStatus,
     /// The database's view.
@@ -79,6 +81,27 @@ pub struct Status {
     pub directory: PathBuf,
     /// The settings a client may want to know.
     pub settings: SettingsStatus,
+}
+
+/// A database on its way from one member to another.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TransferStatus {
+    /// The internode address of the receiver; `None` if it is this node.
+    pub to: Option<String>,
+    /// The entry it reached when it was offered, or when the running round began.
+    pub index: u64,
+    /// The round, from 1.
+    pub round: u64,
+    /// Pages of the database.
+    pub page_count: u64,
+    /// Pages of the running round that were compared.
+    pub pages_compared: u64,
+    /// Pages sent, or received, in all rounds.
+    pub pages_sent: u64,
+    /// Bytes sent; 0 at the receiver.
+    pub bytes_sent: u64,
+    /// Whether all has arrived and is being installed.
+    pub installing: bool,
 }
 
 /// Raft's view.

@@ -36,7 +36,7 @@ impl RaftAnswers {
     /// Answers one request.
     pub(crate) async fn answer(&self, request: Bytes) -> Bytes {
         let answer = match Request::decode(request) {
-            Ok((header, request)) => match self.admit(&header).await {
+            Ok((header, request)) => match admit(&self.cluster, &header) {
                 Ok(()) => self.ask(request).await,
                 Err(reason) => {
                     self.notices.warn(
@@ -52,29 +52,6 @@ impl RaftAnswers {
             }
         };
         answer.encode()
-    }
-
-    /// Whether a request is meant for this node.
-    ///
-    /// # Errors
-    /// Why it is not.
-    pub(crate) async fn admit(&self, header: &Header) -> Result<(), String> {
-        let Header { cluster, to, from: _ } = header;
-        if *to != self.cluster.raft_id {
-            return Err(format!(
-                "it is meant for member {to:016x}; here is {} with the number {:016x}",
-                self.cluster.name, self.cluster.raft_id
-            ));
-        }
-        if self.cluster.is(cluster) {
-            return Ok(());
-        }
-        if cluster.is_empty() {
-            return Err("it names no cluster".to_owned());
-        }
-        self.cluster.adopt(cluster, false)?;
-        tracing::info!(component = "store", "this node now belongs to cluster {cluster}");
-        Ok(())
     }
 
     async fn ask(&self, request: Request) -> Answer {
@@ -100,6 +77,29 @@ impl RaftAnswers {
             },
         }
     }
+}
+
+/// Whether a request is meant for this node.
+///
+/// # Errors
+/// Why it is not.
+pub(super) fn admit(own: &Cluster, header: &Header) -> Result<(), String> {
+    let Header { cluster, to, from: _ } = header;
+    if *to != own.raft_id {
+        return Err(format!(
+            "it is meant for member {to:016x}; here is {} with the number {:016x}",
+            own.name, own.raft_id
+        ));
+    }
+    if own.is(cluster) {
+        return Ok(());
+    }
+    if cluster.is_empty() {
+        return Err("it names no cluster".to_owned());
+    }
+    own.adopt(cluster, false)?;
+    tracing::info!(component = "store", "this node now belongs to cluster {cluster}");
+    Ok(())
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "used as a function on errors")]

@@ -18,12 +18,11 @@ use openraft::{
 use rq_sqlite::{Applied, EntryId};
 
 use super::{Peer, Raft, Reply, TypeConfig, answer::RaftAnswers, entry_id, network::Connector};
-use super::{log::LogStore, state_machine::StateMachine};
+use super::{landing::SnapshotLanding, log::LogStore, state_machine::StateMachine};
 use crate::{
     Error, OpenError,
     command::Payload,
     identity::Cluster,
-    internode::Network,
     options::Timing,
     progress::Progress,
     status::{Member, Role},
@@ -75,16 +74,15 @@ impl Consensus {
     /// # Errors
     /// Timings that contradict each other; a log that does not fit the state machine.
     pub(crate) async fn start(
-        cluster: &Arc<Cluster>,
-        network: Arc<dyn Network>,
+        connector: Connector,
         timing: &Timing,
         log: LogStore,
         machine: StateMachine,
     ) -> Result<Self, OpenError> {
         let config = super::configuration(timing).map_err(OpenError::Raft)?;
-        let raft_id = cluster.raft_id;
+        let raft_id = connector.raft_id();
         let vote_timeout = Duration::from_millis(config.election_timeout_max);
-        let connector = Connector::new(network, Arc::clone(cluster), raft_id, vote_timeout);
+        let connector = connector.with_vote_timeout(vote_timeout);
         let raft = Raft::new(raft_id, Arc::new(config), connector, log, machine)
             .await
             .map_err(|fatal| OpenError::Raft(fatal.to_string()))?;
@@ -126,6 +124,11 @@ impl Consensus {
     /// Who answers what the other members ask of Raft here.
     pub(crate) fn answers(&self, cluster: Arc<Cluster>, progress: Arc<Progress>) -> RaftAnswers {
         RaftAnswers::new(self.raft.clone(), cluster, progress)
+    }
+
+    /// Who installs what other members send of their databases.
+    pub(crate) fn landing(&self, cluster: Arc<Cluster>) -> SnapshotLanding {
+        SnapshotLanding::new(self.raft.clone(), cluster)
     }
 
     pub(super) fn raft(&self) -> &Raft {

@@ -33,6 +33,7 @@ use crate::{command::Payload, options::Timing};
 pub(crate) mod answer;
 pub(crate) mod change;
 pub(crate) mod consensus;
+pub(crate) mod landing;
 pub(crate) mod log;
 pub(crate) mod membership;
 pub(crate) mod network;

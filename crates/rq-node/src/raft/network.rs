@@ -26,14 +26,17 @@ use openraft::{
     type_config::alias::{EntryOf, LogIdOf, SnapshotOf, VoteOf},
 };
 
+use rq_sqlite::WalSize;
+
 use super::{
     Peer, TypeConfig,
     state_machine::DurableFile,
-    wire::{Answer, Header, Request},
+    wire::{Answer, Header, Request, decode_vote, encode_vote},
 };
 use crate::{
     identity::Cluster,
     internode::{Call, CallError, Lane, Network},
+    transfer::{Cargo, TransferError, Transfers},
 };
 
 /// How long an append may take to be stored and answered, besides the time its bytes take.
@@ -44,13 +47,20 @@ const SLOWEST_LINK: u64 = 256 * 1024;
 const APPENDS_IN_FLIGHT: usize = 8;
 
 /// Makes connections to members.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Connector {
     network: Arc<dyn Network>,
     cluster: Arc<Cluster>,
-    raft_id: u64,
     /// How long a vote may take: an election is over by then.
     vote_timeout: Duration,
+    transfers: Arc<Transfers>,
+    wal: WalSize,
+}
+
+impl std::fmt::Debug for Connector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connector").field("cluster", &self.cluster).finish_non_exhaustive()
+    }
 }
 
 /// The way to one member.
@@ -67,10 +77,20 @@ impl Connector {
     pub(crate) fn new(
         network: Arc<dyn Network>,
         cluster: Arc<Cluster>,
-        raft_id: u64,
-        vote_timeout: Duration,
+        transfers: Arc<Transfers>,
+        wal: WalSize,
     ) -> Self {
-        Self { network, cluster, raft_id, vote_timeout }
+        Self { network, cluster, vote_timeout: Duration::from_secs(1), transfers, wal }
+    }
+
+    /// With another limit for votes.
+    pub(super) fn with_vote_timeout(self, vote_timeout: Duration) -> Self {
+        Self { vote_timeout, ..self }
+    }
+
+    /// This node's number in Raft.
+    pub(super) fn raft_id(&self) -> u64 {
+        self.cluster.raft_id
     }
 }
 
@@ -93,7 +113,7 @@ impl Connection {
         Header {
             cluster: self.connector.cluster.id().unwrap_or_default(),
             to: self.to,
-            from: self.connector.raft_id,
+            from: self.connector.raft_id(),
         }
     }
 
@@ -199,13 +219,53 @@ impl RaftNetworkV2<TypeConfig> for Connection {
 
     async fn full_snapshot(
         &mut self,
-        _vote: VoteOf<TypeConfig>,
-        _snapshot: SnapshotOf<TypeConfig, DurableFile>,
-        _cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        vote: VoteOf<TypeConfig>,
+        snapshot: SnapshotOf<TypeConfig, DurableFile>,
+        cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        let error = io::Error::other("snapshots are not sent yet");
-        Err(StreamingError::Unreachable(Unreachable::new(&error)))
+        let unreachable = |reason: &str| {
+            let error = io::Error::other(format!("{}: {reason}", self.peer));
+            StreamingError::Unreachable(Unreachable::new(&error))
+        };
+        let DurableFile::Own(readers) = snapshot.snapshot else {
+            return Err(unreachable("only the database in place can be sent"));
+        };
+        let connector = &self.connector;
+        let cargo = Cargo {
+            readers,
+            wal: connector.wal.clone(),
+            header: self.header().encode(),
+            term: vote.leader_id.term,
+            closing: encode_vote(&vote),
+        };
+        tracing::info!(component = "snapshot", "sending the database to {}", self.peer);
+        let to = &self.peer.raft_addr;
+        let sent = connector.transfers.send(&connector.network, to, cargo, cancel).await;
+        match sent {
+            Ok(sent) => {
+                tracing::info!(
+                    component = "snapshot",
+                    "the database was sent to {} up to entry {}: {} of {} pages in {} rounds",
+                    self.peer,
+                    sent.applied.index,
+                    sent.pages_sent,
+                    sent.page_count,
+                    sent.rounds
+                );
+                let vote = decode_vote(&sent.response).map_err(|error| unreachable(&error))?;
+                Ok(SnapshotResponse::new(vote))
+            }
+            Err(TransferError::Cancelled) => Err(ReplicationClosed::new("cancelled").into()),
+            Err(error) => {
+                tracing::warn!(
+                    component = "snapshot",
+                    "sending the database to {} failed, it goes on later: {error}",
+                    self.peer
+                );
+                Err(unreachable(&error.to_string()))
+            }
+        }
     }
 
     async fn transfer_leader(

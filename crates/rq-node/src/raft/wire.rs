@@ -55,6 +55,24 @@ pub(crate) enum Answer {
     Refused(String),
 }
 
+impl Header {
+    /// The header alone as bytes, for whoever carries it without knowing what it is.
+    pub(crate) fn encode(self) -> Bytes {
+        let Self { cluster, to, from } = self;
+        RequestMessage { cluster, to, from, body: None }.encode_to_vec().into()
+    }
+
+    /// Reads a header alone.
+    ///
+    /// # Errors
+    /// Bytes that are none.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, String> {
+        let message = RequestMessage::decode(bytes).map_err(|error| error.to_string())?;
+        let RequestMessage { cluster, to, from, body: _ } = message;
+        Ok(Self { cluster, to, from })
+    }
+}
+
 impl Request {
     /// The request as bytes.
     pub(crate) fn encode(self, header: Header) -> Bytes {

@@ -22,9 +22,10 @@ use crate::{
     internode::{Answerer, Lane},
     node::Inner,
     raft::answer::RaftAnswers,
+    transfer::Receiver,
 };
 
-/// The first byte of a call says what kind of conversation it belongs to.
+/// The first byte of a call says what kind of conversation it belongs to; [`Lane::Bulk`] carries snapshots alone.
 pub(crate) const RAFT: u8 = b'R';
 /// The cluster service.
 pub(crate) const SERVICE: u8 = b'S';
@@ -41,16 +42,20 @@ pub(crate) fn tagged(kind: u8, message: &impl prost::Message) -> Bytes {
 pub(crate) struct Service {
     inner: Weak<Inner>,
     raft: Arc<RaftAnswers>,
+    receiver: Receiver,
 }
 
 impl Service {
-    pub(crate) fn new(inner: &Arc<Inner>, raft: RaftAnswers) -> Self {
-        Self { inner: Arc::downgrade(inner), raft: Arc::new(raft) }
+    pub(crate) fn new(inner: &Arc<Inner>, raft: RaftAnswers, receiver: Receiver) -> Self {
+        Self { inner: Arc::downgrade(inner), raft: Arc::new(raft), receiver }
     }
 }
 
 impl Answerer for Service {
-    fn answer(&self, _lane: Lane, mut request: Bytes) -> BoxFuture<'static, Bytes> {
+    fn answer(&self, lane: Lane, mut request: Bytes) -> BoxFuture<'static, Bytes> {
+        if lane == Lane::Bulk {
+            return self.receiver.answer(request);
+        }
         if request.is_empty() {
             return Box::pin(std::future::ready(Bytes::new()));
         }

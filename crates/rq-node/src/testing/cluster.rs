@@ -266,3 +266,38 @@ async fn a_live_node_keeps_its_name_and_a_single_node_its_data() {
     assert!(refused.starts_with("node is the only node in a single-node cluster"), "{refused}");
     cluster.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_needs_what_the_log_no_longer_holds_receives_the_database() {
+    let mut cluster = Cluster::new();
+    cluster.start("a", &Formation::Alone).await;
+    let leader = cluster.members[0].node.clone();
+    wait_ready(&leader).await;
+    leader.execute(write(&["CREATE TABLE t (n INTEGER PRIMARY KEY)"])).await.unwrap();
+    for n in 0..200 {
+        insert(&leader, n).await.unwrap();
+    }
+    assert!(leader.snapshot(Some(0)).await.unwrap());
+    let purged = async {
+        while leader.status().raft.first_log_index < 100 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, purged).await.expect("the log forgets");
+    cluster.start("b", &join(&["a"])).await;
+    let newcomer = cluster.members[1].node.clone();
+    wait_ready(&newcomer).await;
+    assert_eq!(count(&newcomer, Level::None).await.unwrap(), 200);
+    insert(&newcomer, 200).await.unwrap();
+    assert_eq!(count(&newcomer, Level::Linearizable).await.unwrap(), 201);
+    // What was received is durable, and stands after a restart.
+    let directory = cluster.members.remove(1);
+    directory.node.shutdown().await;
+    let options = Cluster::node_options(&directory.directory, "b");
+    let again = Node::open(options, cluster.environment("b")).await.unwrap();
+    again.form(&join(&["a"])).await.unwrap();
+    wait_ready(&again).await;
+    assert_eq!(count(&again, Level::Linearizable).await.unwrap(), 201);
+    again.shutdown().await;
+    cluster.close().await;
+}

@@ -57,6 +57,7 @@ fn options(directory: &Path) -> Options {
         replica: false,
         users: Arc::new(rq_security::Users::unrestricted()),
         reap: crate::Reap::default(),
+        sending: crate::Sending::default(),
         foreign_keys: false,
         readers_max: None,
         budget: Budget { steps: 5_000_000, pages: 10_000 },

@@ -60,7 +60,7 @@ impl std::fmt::Debug for Line {
 
 impl Network for Line {
     fn call(&self, call: Call) -> BoxFuture<'static, Result<Bytes, CallError>> {
-        let Line { board, own } = self.clone();
+        let Self { board, own } = self.clone();
         Box::pin(async move {
             let Call { to, lane, request, timeout } = call;
             let answerer = {

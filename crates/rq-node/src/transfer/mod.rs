@@ -42,8 +42,10 @@ use thiserror::Error;
 use tokio::sync::Semaphore;
 
 pub(crate) use message::Refusal;
-pub(crate) use receive::{Landing, Receiver, Receiving};
-pub(crate) use send::{Cargo, Sent};
+pub(crate) use receive::{Landing, Receiver};
+pub(crate) use send::Cargo;
+#[cfg(test)]
+pub(crate) use send::Sent;
 
 use crate::{environment::Entropy, progress::lock};
 use throttle::Throttle;

@@ -15,6 +15,7 @@ pub(crate) async fn open(directory: &Path, free_bytes_min: u64) -> Node {
         replica: false,
         users: std::sync::Arc::new(rq_security::Users::unrestricted()),
         reap: rq_node::Reap::default(),
+        sending: rq_node::Sending::default(),
         foreign_keys: false,
         readers_max: Some(16),
         budget: Budget { steps: 0, pages: 0 },

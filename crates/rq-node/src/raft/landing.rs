@@ -1,0 +1,84 @@
+//! What a received database means to Raft: whether it is wanted, and its installation as a snapshot.
+
+use std::{fs, sync::Arc};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use openraft::storage::{Snapshot, SnapshotMeta};
+
+use super::{
+    Raft, log_id, membership,
+    state_machine::DurableFile,
+    wire::{Header, decode_vote, encode_vote},
+};
+use crate::{
+    identity::Cluster,
+    raft::answer::admit,
+    transfer::{Landing, Received},
+};
+
+/// Installs what other members send.
+pub(crate) struct SnapshotLanding {
+    raft: Raft,
+    cluster: Arc<Cluster>,
+}
+
+impl SnapshotLanding {
+    pub(crate) fn new(raft: Raft, cluster: Arc<Cluster>) -> Self {
+        Self { raft, cluster }
+    }
+}
+
+impl Landing for SnapshotLanding {
+    fn admit(&self, header: &[u8]) -> Result<(), String> {
+        admit(&self.cluster, &Header::decode(header)?)
+    }
+
+    fn install(
+        &self,
+        closing: Bytes,
+        received: Received,
+    ) -> BoxFuture<'static, Result<Bytes, String>> {
+        let raft = self.raft.clone();
+        Box::pin(async move {
+            let path = received.arrival.path.clone();
+            let installed = install(&raft, &closing, received).await;
+            // Raft may not have wanted it: another leader came, or this node is further on already.
+            if let Err(error) = fs::remove_file(&path)
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                tracing::warn!(
+                    component = "snapshot",
+                    "{} could not be removed: {error}",
+                    path.display()
+                );
+            }
+            installed
+        })
+    }
+}
+
+async fn install(raft: &Raft, closing: &[u8], received: Received) -> Result<Bytes, String> {
+    let vote = decode_vote(closing)?;
+    let applied = received.arrival.applied;
+    // openraft takes it for granted that a leader knows nothing of terms behind its own.
+    if applied.term > vote.leader_id.term {
+        return Err(format!(
+            "the snapshot holds an entry of term {}, its sender led in term {}",
+            applied.term, vote.leader_id.term
+        ));
+    }
+    let meta = SnapshotMeta {
+        last_log_id: Some(log_id(applied)),
+        last_membership: membership::stored(received.membership.as_ref())?,
+    };
+    let snapshot = Snapshot { meta, snapshot: DurableFile::Received(received.arrival) };
+    let installed = raft.install_full_snapshot(vote, snapshot).await;
+    let response = installed.map_err(|fatal| format!("Raft does not run there: {fatal}"))?;
+    tracing::info!(
+        component = "snapshot",
+        "a database of another member was received, it reaches entry {}",
+        applied.index
+    );
+    Ok(encode_vote(&response.vote))
+}
