@@ -25,7 +25,10 @@ use rq_node::{Environment, Node, internode::TcpNetwork};
 use rq_security::{ServerTls, Users};
 use tokio::time::Instant;
 
-use self::signals::{STOP_TIME, Signals};
+use self::{
+    cluster::Internode,
+    signals::{STOP_TIME, Signals},
+};
 use crate::{Invocation, config::Config, version};
 
 /// How long handing leadership over and running requests may take together once the node is told to stop.
@@ -95,11 +98,11 @@ async fn serve(
     mut signals: Signals,
 ) -> Result<(), String> {
     tell_start(invocation, &config);
-    let network = cluster::listen(&config).await?;
+    let internode = cluster::listen(&config).await?;
     tell_state(&config);
     let users = users(config.credentials.as_deref())?;
-    let server = serve_http(&config, &users).await?;
-    let opening = open_store(&config, &users, &network);
+    let server = serve_http(&config, &users, &internode).await?;
+    let opening = open_store(&config, &users, &internode.network);
     let node = tokio::select! {
         node = opening => node?,
         () = signals.first() => {
@@ -109,7 +112,7 @@ async fn serve(
     };
     let (server, slot) = server;
     slot.fill(node.clone());
-    let running = Running { server, node, network, users, config };
+    let running = Running { server, node, network: internode.network, users, config };
     let mut outcome =
         cluster::form(&running.node, &running.config, &running.users, &mut signals).await;
     if outcome.is_ok() {
@@ -170,7 +173,11 @@ impl Running {
     }
 }
 
-async fn serve_http(config: &Config, users: &Arc<Users>) -> Result<(Server, NodeSlot), String> {
+async fn serve_http(
+    config: &Config,
+    users: &Arc<Users>,
+    internode: &Internode,
+) -> Result<(Server, NodeSlot), String> {
     let failed = |error: &dyn std::fmt::Display| format!("failed to start HTTP server: {error}");
     let tls = match &config.http.tls {
         Some(files) => {
@@ -180,7 +187,7 @@ async fn serve_http(config: &Config, users: &Arc<Users>) -> Result<(Server, Node
     };
     warn_if_open(config, users);
     let slot = NodeSlot::new();
-    let bound = rq_http::bind(options::http_options(config, Arc::clone(users), tls))
+    let bound = rq_http::bind(options::http_options(config, Arc::clone(users), tls, internode))
         .await
         .map_err(|error| failed(&error))?;
     tracing::info!(component = "http", "service listening on {}", bound.local_addr());

@@ -275,6 +275,10 @@ pub(crate) fn vars(call: &Call<'_>) -> Reply {
     for (name, counters) in node.into_iter().chain(service.metrics.maps()) {
         maps.entry(name).or_default().extend(counters);
     }
+    let network = service.options.cluster.network.as_ref().map(|network| network.counters());
+    for (name, counters) in network.into_iter().flatten() {
+        maps.entry(name).or_default().extend(counters);
+    }
     if let Some(tls) = &service.options.tls {
         let fetched = i64::try_from(tls.counts().fetched).unwrap_or(i64::MAX);
         maps.entry("http").or_default().insert("tls_cert_fetched", fetched);

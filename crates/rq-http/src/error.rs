@@ -8,7 +8,7 @@
 //!    "leader not found" and the limits of this node (413, 503, 507), which are text errors;
 //! 4. errors of single statements, which are results and none of this file's business.
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 use rq_api::{
     error::{Code, Outcome},
     results::{Envelope, Options, Results},
@@ -19,7 +19,7 @@ use rq_node::{EffectKnown, Error};
 use crate::{
     limits::Limits,
     respond::Reply,
-    routes::Endpoint,
+    routes::{self, Endpoint},
     service::{Call, Service},
 };
 
@@ -75,15 +75,8 @@ fn status_everywhere(error: &Error) -> Option<StatusCode> {
 
 /// The answer of execute, query and request to a failure as a whole.
 pub(crate) fn in_json(call: &Call<'_>, error: &Error) -> Reply {
-    if call.params.redirect {
-        if let Some(leader) = error.leader() {
-            return redirect(call, &leader.api_url);
-        }
-        if *error == Error::LeaderNotFound {
-            let status = StatusCode::INTERNAL_SERVER_ERROR;
-            let reply = Reply::text_error(status, &error.to_string());
-            return with_error(call.service, reply, error);
-        }
+    if let Some(reply) = elsewhere(call, error) {
+        return reply;
     }
     if let Some(status) = status_everywhere(error) {
         return with_error(call.service, Reply::text_error(status, &error.to_string()), error);
@@ -101,30 +94,68 @@ pub(crate) fn in_json(call: &Call<'_>, error: &Error) -> Reply {
 }
 
 /// The answer of other endpoints to a failure: a text error with `prefix` before the message.
-pub(crate) fn in_text(service: &Service, error: &Error, prefix: &str) -> Reply {
+pub(crate) fn in_text(call: &Call<'_>, error: &Error, prefix: &str) -> Reply {
+    if let Some(reply) = elsewhere(call, error) {
+        return reply;
+    }
     let status = match error {
         Error::NotOpen | Error::NotReady => StatusCode::SERVICE_UNAVAILABLE,
         _ => status_everywhere(error).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
     };
-    // A missing leader is said in the same words everywhere.
-    let prefix = if *error == Error::LeaderNotFound { "" } else { prefix };
-    with_error(service, Reply::text_error(status, &format!("{prefix}{error}")), error)
+    // A missing leader, and a permission missing there, are said in the same words everywhere.
+    let is_plain = matches!(error, Error::LeaderNotFound | Error::Unauthorized(_));
+    let prefix = if is_plain { "" } else { prefix };
+    with_error(call.service, Reply::text_error(status, &format!("{prefix}{error}")), error)
 }
 
-/// 301 to the same target on another node.
+/// The answer of a request that asked for a redirect instead of being passed on, if the error is about the leader.
+fn elsewhere(call: &Call<'_>, error: &Error) -> Option<Reply> {
+    if !call.params.redirect {
+        return None;
+    }
+    let api_url = error.leader().map(|leader| leader.api_url.as_str()).unwrap_or_default();
+    if !api_url.is_empty() {
+        return Some(redirect(call, api_url));
+    }
+    if !matches!(error, Error::LeaderNotFound | Error::NotLeader { .. }) || !is_redirectable(call) {
+        return None;
+    }
+    let error = &Error::LeaderNotFound;
+    let reply = Reply::text_error(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string());
+    Some(with_error(call.service, reply, error))
+}
+
+/// Whether the parameter means anything to the endpoint.
+fn is_redirectable(call: &Call<'_>) -> bool {
+    let endpoint = routes::find(call.head.uri.path()).map(|route| route.endpoint);
+    match endpoint {
+        Some(Endpoint::Execute) => !call.params.queue,
+        Some(Endpoint::Leader) => call.head.method == Method::POST,
+        Some(Endpoint::Query | Endpoint::Request | Endpoint::Remove) => true,
+        _ => false,
+    }
+}
+
+/// 301 to the same target on another node. Endpoints that answer JSON say so even without a body.
 fn redirect(call: &Call<'_>, api_url: &str) -> Reply {
     let query = call.head.uri.query().map(|_| format!("?{}", call.query)).unwrap_or_default();
     let location = format!("{api_url}{}{query}", call.head.uri.path());
     Reply {
-        content_type: Some(crate::routes::JSON),
+        content_type: routes::find(call.head.uri.path()).and_then(|route| route.content_type),
         location: Some(location),
         ..Reply::empty(StatusCode::MOVED_PERMANENTLY)
     }
 }
 
 fn with_error(service: &Service, reply: Reply, error: &Error) -> Reply {
+    let mut detail = None;
     if *error == Error::LeaderNotFound {
         service.metrics.leader_not_found.increment();
+        detail = service.slot.get().map(|node| {
+            let outlook = service.quorum.outlook(node, true);
+            service.quorum.tell(&outlook);
+            outlook.detail()
+        });
     }
     let outcome = match error.outcome() {
         EffectKnown::NotDone => Outcome::NotDone,
@@ -133,6 +164,7 @@ fn with_error(service: &Service, reply: Reply, error: &Error) -> Reply {
     let retry_after = error.retry_after().map(|time| time.as_secs().max(1));
     Reply {
         error: Some(code(error).header_value_with(outcome)),
+        detail,
         retry_after: retry_after.filter(|_| reply.status.is_server_error()),
         ..reply
     }
@@ -171,6 +203,11 @@ pub(crate) fn bad_body(call: &Call<'_>, problem: &DecodeError) -> Reply {
 pub(crate) fn unrepresentable_reply(message: &str) -> Reply {
     let reply = Reply::text_error(StatusCode::INTERNAL_SERVER_ERROR, message);
     named(Code::ValueNotRepresentable, reply)
+}
+
+/// 400, without a word.
+pub(crate) fn bad_request_without_a_word() -> Reply {
+    named(Code::InvalidRequest, Reply::empty(StatusCode::BAD_REQUEST))
 }
 
 /// 401, without a word.
@@ -248,7 +285,6 @@ pub(crate) fn not_implemented(service: &Service, endpoint: Endpoint) -> Reply {
             metrics.boots.increment();
             "booting from a SQLite file is not available in this version"
         }
-        Endpoint::Remove => "removing nodes is not available in this version: there is only one",
         Endpoint::Root
         | Endpoint::ConsoleRoot
         | Endpoint::Console
@@ -258,6 +294,7 @@ pub(crate) fn not_implemented(service: &Service, endpoint: Endpoint) -> Reply {
         | Endpoint::Sql
         | Endpoint::Snapshot
         | Endpoint::Reap
+        | Endpoint::Remove
         | Endpoint::Status
         | Endpoint::Nodes
         | Endpoint::Leader

@@ -1,7 +1,5 @@
 //! `/db/execute`: writes, at once or queued.
 
-use std::time::Duration;
-
 use rq_api::results::{Envelope, Options, Results};
 use rq_node::{Error, Write};
 
@@ -9,7 +7,7 @@ use crate::{
     error,
     queue::Ticket,
     respond::Reply,
-    results::{self, Kind},
+    results::{self, Done, Kind},
     service::Call,
     statements,
 };
@@ -33,19 +31,19 @@ pub(crate) async fn execute(call: &mut Call<'_>) -> Reply {
     };
     let mut results = results::encoder(call, Kind::Write);
     if statements.is_empty() {
-        return results::reply(call, results, None);
+        return results::reply(call, results, Done::nothing());
     }
     let write = Write {
         statements,
         transaction: call.params.transaction,
         timeout: call.params.db_timeout.positive(),
     };
-    match node.execute(write).await {
+    match node.execute_routed(write, &call.route()).await {
         Ok(written) => {
             for result in &written.results {
                 result.outcome.replay(result.elapsed, &mut results);
             }
-            results::reply(call, results, Some(written.index))
+            results::reply(call, results, written.into())
         }
         Err(error) => error::in_json(call, &error),
     }
@@ -56,7 +54,7 @@ async fn enqueue(call: &mut Call<'_>) -> Reply {
     let service = call.service;
     let has_leader = service.slot.get().is_some_and(|node| node.leader().is_some());
     if !has_leader && !call.params.noleader {
-        return error::in_text(service, &Error::LeaderNotFound, "");
+        return error::in_text(call, &Error::LeaderNotFound, "");
     }
     let received = match statements::read_queued(call).await {
         Ok(received) => received,
@@ -65,7 +63,9 @@ async fn enqueue(call: &mut Call<'_>) -> Reply {
     service.metrics.queued.increment();
     service.metrics.queued_statements.add(received.statements.len());
     service.metrics.queue_received.increment();
-    let ticket = match service.queue.put(received.statements, received.bytes).await {
+    let credentials = call.credentials();
+    let put = service.queue.put(received.statements, received.bytes, credentials);
+    let ticket = match put.await {
         Ok(ticket) => ticket,
         Err(error) => return error::in_json(call, &error),
     };
@@ -81,9 +81,7 @@ async fn enqueue(call: &mut Call<'_>) -> Reply {
 
 /// Waits until a queued write has been dealt with.
 async fn wait(call: &Call<'_>, ticket: Ticket) -> Result<(), Reply> {
-    // Zero and negative times expire at once.
-    let limit = call.params.timeout.positive().unwrap_or(Duration::ZERO);
-    match tokio::time::timeout(limit, ticket.done).await {
+    match tokio::time::timeout(call.timeout(), ticket.done).await {
         Ok(Ok(Ok(()))) => Ok(()),
         Ok(Ok(Err(error))) => Err(error::in_json(call, &error)),
         Ok(Err(_gone)) => Err(error::in_json(call, &Error::ShuttingDown)),

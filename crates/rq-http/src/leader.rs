@@ -4,58 +4,80 @@ use http::{
     Method, StatusCode,
     header::{CONTENT_LENGTH, CONTENT_TYPE},
 };
-use rq_node::{Error, Status};
+use rq_node::{Error, Node, Route};
 use serde_json::Value;
 
-use crate::{error, nodes, respond::Reply, routes::JSON, service::Call};
-
-/// Why leadership cannot be handed over.
-const NO_PEER: &str = "stepdown: cannot find peer";
+use crate::{
+    error, nodes,
+    respond::{Reply, ServedBy},
+    routes::JSON,
+    service::Call,
+};
 
 /// `/leader`.
 pub(crate) async fn leader(call: &mut Call<'_>) -> Reply {
     if call.head.method == Method::GET {
-        return match nodes::leader(call) {
+        return match nodes::leader(call).await {
             Ok(body) => Reply::json(body),
-            Err(error) => error::in_text(call.service, &error, ""),
+            Err(error) => error::in_text(call, &error, ""),
         };
     }
     match hand_over(call).await {
-        Ok(()) => Reply { content_type: Some(JSON), ..Reply::empty(StatusCode::OK).served() },
+        Ok(by) => Reply { content_type: Some(JSON), ..Reply::empty(StatusCode::OK).served(by) },
         Err(reply) => reply,
     }
 }
 
-/// Hands leadership over. Without `wait` only a wrong target is an error, as upstream has it.
-async fn hand_over(call: &mut Call<'_>) -> Result<(), Reply> {
+/// Hands leadership over. Without `wait` it is only begun, here or on the leader, and only a wrong target is an
+/// error.
+async fn hand_over(call: &mut Call<'_>) -> Result<ServedBy, Reply> {
     let target = target(call).await?;
     let service = call.service;
-    let refuse = |error: &Error| error::in_text(service, error, "stepdown: ");
-    let status = service.node().map_err(|error| refuse(&error))?.status();
-    let leader = status.leader.as_ref().ok_or_else(|| refuse(&Error::LeaderNotFound))?;
-    if let Some(target) = target {
-        check_target(&status, &leader.id, &target)?;
+    let node = service.node().map_err(|error| refuse(call, &error))?;
+    if let Some(target) = &target {
+        check_target(node, target).map_err(|error| refuse(call, &error))?;
     }
-    let has_peer = status.members.iter().any(|member| member.voter && member.id != leader.id);
-    // No member but this one can be reached yet, so there is never anybody to hand over to.
-    if call.params.wait || has_peer {
-        return Err(failed(NO_PEER));
+    let route = call.route();
+    if call.params.wait {
+        let by = node.step_down(target.as_deref(), &route).await;
+        let by = by.map_err(|error| refuse(call, &error))?;
+        if by.is_some() {
+            service.metrics.remote_step_downs.increment();
+        }
+        return Ok(ServedBy::from(by));
     }
-    Ok(())
+    let Some(leader) = node.leader() else { return Err(refuse(call, &Error::LeaderNotFound)) };
+    let is_here = leader.id == node.id();
+    if !is_here && !route.forward {
+        return Err(refuse(call, &Error::NotLeader { leader: Some(leader) }));
+    }
+    tokio::spawn(begin(node.clone(), target, route));
+    Ok(if is_here { ServedBy::ThisNode } else { ServedBy::Leader(leader.raft_addr) })
 }
 
-fn check_target(status: &Status, leader: &str, target: &str) -> Result<(), Reply> {
-    if target == leader {
-        return Err(failed("stepdown: cannot step down to the current Leader"));
+/// Hands leadership over while nobody waits for it.
+async fn begin(node: Node, target: Option<String>, route: Route) {
+    if let Err(error) = node.step_down(target.as_deref(), &route).await {
+        tracing::warn!(component = "http", "leadership was not handed over: {error}");
     }
-    if !status.members.iter().any(|member| member.id == target) {
-        return Err(failed("stepdown: node not found in cluster"));
-    }
-    Ok(())
 }
 
-fn failed(message: &str) -> Reply {
-    Reply::text_error(StatusCode::INTERNAL_SERVER_ERROR, message)
+/// Finds a target out that cannot be one, before anything is begun.
+fn check_target(node: &Node, target: &str) -> Result<(), Error> {
+    let members = node.members();
+    let leader = node.leader().ok_or(Error::LeaderNotFound)?;
+    let reason = if target == leader.id {
+        "cannot step down to the current Leader"
+    } else if !members.iter().any(|member| member.id == target) {
+        "node not found in cluster"
+    } else {
+        return Ok(());
+    };
+    Err(Error::Membership(reason.to_owned()))
+}
+
+fn refuse(call: &Call<'_>, error: &Error) -> Reply {
+    error::in_text(call, error, "stepdown: ")
 }
 
 /// The node named in the body, which is only looked at if it says that it is JSON, to the letter.

@@ -50,7 +50,9 @@ mod debug;
 mod leader;
 mod licenses;
 mod nodes;
+mod quorum;
 mod ready;
+mod remove;
 mod snapshot;
 mod status;
 
@@ -58,6 +60,6 @@ mod metrics;
 mod process;
 
 pub use limits::Limits;
-pub use options::{Build, Options, QueueOptions};
+pub use options::{Build, Cluster, Options, QueueOptions};
 pub use server::{BindError, Bound, Server, bind};
 pub use slot::NodeSlot;

@@ -102,6 +102,10 @@ counters! {
     boots = "http" "boot";
     /// Answers `leader not found`.
     leader_not_found = "http" "leader_not_found";
+    /// Removals that the leader did for this node.
+    remote_removals = "proxy" "remote_remove_node";
+    /// Handovers that the leader did for this node.
+    remote_step_downs = "proxy" "remote_stepdowns";
     /// Permissions granted.
     authorized = "http" "auth_ok";
     /// Permissions denied.

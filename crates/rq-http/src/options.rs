@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use rq_node::internode::TcpNetwork;
 use rq_security::{ServerTls, Users};
 
 use crate::limits::Limits;
@@ -19,6 +20,8 @@ pub struct Options {
     pub users: Arc<Users>,
     /// The value of `Access-Control-Allow-Origin` (`-http-allow-origin`); `None` leaves the header out.
     pub allow_origin: Option<String>,
+    /// How this node is among others; for status alone.
+    pub cluster: Cluster,
     /// What the program is.
     pub build: Build,
     /// How queued writes are gathered.
@@ -27,6 +30,25 @@ pub struct Options {
     pub fail_on_infinity: bool,
     /// How much is taken on.
     pub limits: Limits,
+}
+
+/// How this node is among others, as status shows it.
+#[derive(Clone, Debug, Default)]
+pub struct Cluster {
+    /// The internode port; `None` for a node without others.
+    pub network: Option<Arc<TcpNetwork>>,
+    /// The certificates of the internode port, if it speaks TLS.
+    pub tls: Option<Arc<ServerTls>>,
+    /// Whether nodes prove to each other that they know a secret.
+    pub secret: bool,
+    /// How long another node may take to accept a connection (`-cluster-connect-timeout`).
+    pub connect_timeout: Duration,
+    /// After what silence voters are removed (`-raft-reap-node-timeout`); zero is never.
+    pub reap_voters_after: Duration,
+    /// After what silence read replicas are removed (`-raft-reap-read-only-node-timeout`); zero is never.
+    pub reap_replicas_after: Duration,
+    /// Whether databases travel compressed (`-compress-snap-transport`).
+    pub compress: bool,
 }
 
 /// What the program says of itself.

@@ -10,7 +10,7 @@ use rq_sql::Statement;
 use crate::{
     error,
     respond::Reply,
-    results::{self, Kind},
+    results::{self, Done, Kind},
     service::Call,
     statements,
 };
@@ -34,13 +34,13 @@ pub(crate) async fn query(call: &mut Call<'_>) -> Reply {
     };
     let results = results::encoder(call, Kind::Read);
     if statements.is_empty() {
-        return results::reply(call, results, None);
+        return results::reply(call, results, Done::nothing());
     }
     let linearizable_timeout =
         call.params.linearizable_timeout.positive().unwrap_or(Duration::ZERO);
     let read = read(call, statements, linearizable_timeout);
-    match node.query(read, results).await {
-        Ok((results, served)) => results::reply(call, results, served.index),
+    match node.query_routed(read, results, &call.route()).await {
+        Ok((results, served)) => results::reply(call, results, served.into()),
         Err(error) => error::in_json(call, &error),
     }
 }

@@ -15,7 +15,8 @@ use std::{
     time::Duration,
 };
 
-use rq_node::{EffectKnown, Error, TimedOutcome, Write, Written};
+use rq_node::{EffectKnown, Error, Route, TimedOutcome, Write, Written};
+use rq_security::Credentials;
 use rq_sql::{Outcome, Statement};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
@@ -26,6 +27,9 @@ use crate::{limits::QUEUE_BYTES, metrics::Metrics, options::QueueOptions, slot::
 
 /// How long the queue waits before it tries a batch again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long the leader may take to answer a batch of another node.
+const FORWARD_TIME: Duration = Duration::from_secs(30);
 
 /// Bytes of statements after which a batch is cut, so that it stays an ordinary log entry.
 const BATCH_BYTES: usize = 4 << 20;
@@ -58,6 +62,8 @@ pub(crate) struct Queue {
 /// The other end: gathers and runs.
 pub(crate) struct Worker {
     receiver: mpsc::Receiver<Item>,
+    /// The request that ended a batch, because somebody else sent it.
+    held: Option<Item>,
     options: QueueOptions,
     slot: NodeSlot,
     metrics: Arc<Metrics>,
@@ -80,6 +86,8 @@ struct Item {
     bytes: usize,
     sequence: u64,
     done: oneshot::Sender<Result<(), Error>>,
+    /// In whose name; requests of different callers never share a write.
+    credentials: Option<Credentials>,
     _room: OwnedSemaphorePermit,
 }
 
@@ -101,7 +109,8 @@ impl Queue {
             processed: Arc::clone(&processed),
             mode,
         };
-        let worker = Worker { receiver, options, slot, metrics, processed, mode: mode_seen };
+        let worker =
+            Worker { receiver, held: None, options, slot, metrics, processed, mode: mode_seen };
         (queue, worker)
     }
 
@@ -113,6 +122,7 @@ impl Queue {
         &self,
         statements: Vec<Statement>,
         bytes: usize,
+        credentials: Option<Credentials>,
     ) -> Result<Ticket, Error> {
         // A request larger than the whole room waits until it has the room for itself.
         let shares = (bytes / SHARE_BYTES + 1).min(QUEUE_BYTES / SHARE_BYTES);
@@ -129,7 +139,7 @@ impl Queue {
         let mut last = self.sequence.lock().unwrap_or_else(PoisonError::into_inner);
         *last += 1;
         let sequence = *last;
-        place.send(Item { statements, bytes, sequence, done, _room: room });
+        place.send(Item { statements, bytes, sequence, done, credentials, _room: room });
         Ok(Ticket { sequence, done: done_seen })
     }
 
@@ -154,7 +164,10 @@ impl Worker {
     pub(crate) async fn run(mut self) {
         let mut mode = self.mode.clone();
         loop {
+            let held = self.held.take();
             let first = tokio::select! {
+                biased;
+                first = std::future::ready(held), if held.is_some() => first,
                 first = self.receiver.recv() => first,
                 _ = mode.wait_for(|mode| *mode == Mode::Closed), if !self.receiver.is_closed() => {
                     self.receiver.close();
@@ -186,6 +199,10 @@ impl Worker {
                 }
             };
             let Some(item) = next else { return batch };
+            if item.credentials != batch.first().and_then(|first| first.credentials.clone()) {
+                self.held = Some(item);
+                return batch;
+            }
             bytes += item.bytes;
             batch.push(item);
         }
@@ -268,7 +285,13 @@ impl Worker {
         let node = self.slot.get().ok_or(Error::NotOpen)?;
         let statements = items.iter().flat_map(|item| item.statements.iter().cloned()).collect();
         let transaction = self.options.transaction;
-        node.execute(Write { statements, transaction, timeout: None }).await
+        let route = Route {
+            credentials: items.first().and_then(|item| item.credentials.clone()),
+            forward: true,
+            timeout: FORWARD_TIME,
+            retries: 0,
+        };
+        node.execute_routed(Write { statements, transaction, timeout: None }, &route).await
     }
 
     fn count_statement_failures(&self, written: &Written) {
@@ -318,7 +341,13 @@ fn may_pass(error: &Error) -> bool {
 
 /// Whether no node could ever have run it: nothing an operator has to look after.
 fn is_clients_fault(error: &Error) -> bool {
-    matches!(error, Error::DisallowedPragma | Error::Request(_) | Error::TooLarge { .. })
+    matches!(
+        error,
+        Error::DisallowedPragma
+            | Error::Request(_)
+            | Error::TooLarge { .. }
+            | Error::Unauthorized(_)
+    )
 }
 
 async fn until(deadline: Option<Instant>) {

@@ -29,21 +29,27 @@ async fn examine(call: &Call<'_>) -> Readiness {
     if node.leader().is_none() {
         return Readiness::NoLeader;
     }
+    match node.contact_leader(call.timeout(), call.retries()).await {
+        Ok(contact) => {
+            if let Err(error) = contact.reached {
+                return Readiness::LeaderNotContactable { error };
+            }
+        }
+        Err(Error::LeaderNotFound) => return Readiness::NoLeader,
+        Err(error) => return Readiness::LeaderNotContactable { error: error.to_string() },
+    }
     if !node.is_ready() {
         return Readiness::StoreNotReady;
     }
     let synced = call.params.sync;
-    if synced {
-        let limit = call.params.timeout.positive().unwrap_or(Duration::ZERO);
-        if let Err(error) = node.sync(limit).await {
-            let error = match error {
-                Error::DeadlineExceeded | Error::WaitTimeout { .. } => {
-                    "timeout waiting for commit index".to_owned()
-                }
-                other => other.to_string(),
-            };
-            return Readiness::NotSynced { error };
-        }
+    if synced && let Err(error) = node.sync(call.timeout()).await {
+        let error = match error {
+            Error::DeadlineExceeded | Error::WaitTimeout { .. } => {
+                "timeout waiting for commit index".to_owned()
+            }
+            other => other.to_string(),
+        };
+        return Readiness::NotSynced { error };
     }
     match prove(node).await {
         Ok(()) => Readiness::Ready { synced },

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::{
     error, query,
     respond::Reply,
-    results::{self, Kind},
+    results::{self, Done, Kind},
     service::Call,
     statements,
 };
@@ -28,11 +28,11 @@ pub(crate) async fn request(call: &mut Call<'_>) -> Reply {
     };
     let results = results::encoder(call, Kind::Read);
     if statements.is_empty() {
-        return results::reply(call, results, None);
+        return results::reply(call, results, Done::nothing());
     }
     let read = query::read(call, statements, LINEARIZABLE_TIMEOUT);
-    match node.request(read, results).await {
-        Ok((results, served)) => results::reply(call, results, served.index),
+    match node.request_routed(read, results, &call.route()).await {
+        Ok((results, served)) => results::reply(call, results, served.into()),
         Err(error) => error::in_json(call, &error),
     }
 }

@@ -8,6 +8,7 @@ use http::{
     header::{self, InvalidHeaderValue},
 };
 use http_body_util::Full;
+use rq_node::Level;
 
 use crate::{
     options::Options,
@@ -17,6 +18,25 @@ use crate::{
 const X_RQLITE_VERSION: HeaderName = HeaderName::from_static("x-rqlite-version");
 const X_RQLITE_SERVED_BY: HeaderName = HeaderName::from_static("x-rqlite-served-by");
 const X_RQ_ERROR: HeaderName = HeaderName::from_static("x-rq-error");
+const X_RQ_DETAIL: HeaderName = HeaderName::from_static("x-rq-detail");
+const X_RQ_LEVEL: HeaderName = HeaderName::from_static("x-rq-level");
+
+/// Who did the work of a request, as clients are told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ServedBy {
+    /// Nobody is named.
+    Nobody,
+    /// This node, by its advertised HTTP address.
+    ThisNode,
+    /// The leader, by its internode address.
+    Leader(String),
+}
+
+impl From<Option<String>> for ServedBy {
+    fn from(leader: Option<String>) -> Self {
+        leader.map_or(Self::ThisNode, Self::Leader)
+    }
+}
 
 /// An answer as a handler means it.
 #[derive(Clone, Debug)]
@@ -27,14 +47,18 @@ pub(crate) struct Reply {
     pub(crate) content_type: Option<&'static str>,
     /// Whether this is a text error, which browsers must not take for anything else.
     pub(crate) nosniff: bool,
-    /// Whether to name this node as the one that did the work.
-    pub(crate) served_by: bool,
+    /// Who did the work.
+    pub(crate) served_by: ServedBy,
+    /// The read level really used.
+    pub(crate) level: Option<Level>,
     /// Seconds after which trying again makes sense.
     pub(crate) retry_after: Option<u64>,
     /// Where to go instead.
     pub(crate) location: Option<String>,
     /// The value of `X-Rq-Error`.
     pub(crate) error: Option<String>,
+    /// The value of `X-Rq-Detail`: what more is known of an error whose body clients compare.
+    pub(crate) detail: Option<String>,
     /// Whether the connection is of no use any more.
     pub(crate) close: bool,
     /// The body.
@@ -48,10 +72,12 @@ impl Reply {
             status,
             content_type: None,
             nosniff: false,
-            served_by: false,
+            served_by: ServedBy::Nobody,
+            level: None,
             retry_after: None,
             location: None,
             error: None,
+            detail: None,
             close: false,
             body: Bytes::new(),
         }
@@ -87,9 +113,9 @@ impl Reply {
         Self { content_type, body, location: Some(location.to_owned()), ..Self::empty(status) }
     }
 
-    /// Names this node as the one that did the work.
-    pub(crate) fn served(self) -> Self {
-        Self { served_by: true, ..self }
+    /// Names who did the work.
+    pub(crate) fn served(self, by: ServedBy) -> Self {
+        Self { served_by: by, ..self }
     }
 }
 
@@ -143,18 +169,32 @@ impl Envelope {
         if reply.nosniff {
             headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         }
-        if reply.served_by {
-            headers.insert(X_RQLITE_SERVED_BY, self.served_by.clone());
+        match reply.served_by {
+            ServedBy::Nobody => {}
+            ServedBy::ThisNode => {
+                headers.insert(X_RQLITE_SERVED_BY, self.served_by.clone());
+            }
+            ServedBy::Leader(address) => {
+                if let Ok(address) = HeaderValue::try_from(address) {
+                    headers.insert(X_RQLITE_SERVED_BY, address);
+                }
+            }
+        }
+        if let Some(level) = reply.level {
+            headers.insert(X_RQ_LEVEL, HeaderValue::from_static(level.as_str()));
         }
         if let Some(seconds) = reply.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
-        // Neither holds text that came from outside unescaped; if it ever did, better no header.
+        // None of these holds text that came from outside unescaped; if it ever did, better no header.
         if let Some(Ok(location)) = reply.location.map(HeaderValue::try_from) {
             headers.insert(header::LOCATION, location);
         }
         if let Some(Ok(error)) = reply.error.map(HeaderValue::try_from) {
             headers.insert(X_RQ_ERROR, error);
+        }
+        if let Some(Ok(detail)) = reply.detail.map(HeaderValue::try_from) {
+            headers.insert(X_RQ_DETAIL, detail);
         }
         if reply.close {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));

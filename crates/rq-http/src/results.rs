@@ -5,7 +5,13 @@ use rq_api::{
     results::{Envelope, Limits, Options, Results},
 };
 
-use crate::{error, respond::Reply, service::Call};
+use rq_node::{Level, Served, Written};
+
+use crate::{
+    error,
+    respond::{Reply, ServedBy},
+    service::Call,
+};
 
 /// Whether column names may be qualified: only reads take that parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +20,38 @@ pub(crate) enum Kind {
     Write,
     /// `/db/query` and `/db/request`.
     Read,
+}
+
+/// How results came about.
+#[derive(Debug)]
+pub(crate) struct Done {
+    /// The log entry they went through.
+    pub(crate) index: Option<u64>,
+    /// Who gave them.
+    pub(crate) by: ServedBy,
+    /// The read level really used; `None` where nothing was read.
+    pub(crate) level: Option<Level>,
+}
+
+impl Done {
+    /// Nothing was asked for.
+    pub(crate) fn nothing() -> Self {
+        Self { index: None, by: ServedBy::ThisNode, level: None }
+    }
+}
+
+impl From<Written> for Done {
+    fn from(written: Written) -> Self {
+        Self { index: Some(written.index), by: written.served_by.into(), level: None }
+    }
+}
+
+impl From<Served> for Done {
+    fn from(served: Served) -> Self {
+        // What went through the log saw everything before it, whatever was asked for.
+        let level = if served.index.is_some() { Level::Strong } else { served.level };
+        Self { index: served.index, by: served.served_by.into(), level: Some(level) }
+    }
 }
 
 /// An encoder as the request asks for it.
@@ -37,7 +75,8 @@ pub(crate) fn encoder(call: &Call<'_>, kind: Kind) -> Results {
 }
 
 /// The reply that holds the results.
-pub(crate) fn reply(call: &Call<'_>, results: Results, index: Option<u64>) -> Reply {
+pub(crate) fn reply(call: &Call<'_>, results: Results, done: Done) -> Reply {
+    let Done { index, by, level } = done;
     let envelope = Envelope {
         elapsed: Some(call.began.elapsed()),
         raft_index: index.filter(|_| call.params.raft_index),
@@ -50,7 +89,8 @@ pub(crate) fn reply(call: &Call<'_>, results: Results, index: Option<u64>) -> Re
                 None => code.header_value_with(Outcome::NotDone),
                 Some(_) => code.header_value(),
             }),
-            ..Reply::json(answer.body).served()
+            level,
+            ..Reply::json(answer.body).served(by)
         },
         Err(unrepresentable) => error::unrepresentable_reply(&unrepresentable.to_string()),
     }

@@ -111,6 +111,7 @@ impl Bound {
             metrics,
             slot,
             queue,
+            quorum: Arc::default(),
             local_addr,
             started_at,
             started: Instant::now(),

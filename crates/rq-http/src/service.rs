@@ -15,16 +15,16 @@ use std::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use http::{Method, StatusCode, request::Parts};
+use http::{Method, StatusCode, header::AUTHORIZATION, request::Parts};
 use hyper::body::Incoming;
 use jiff::Timestamp;
 use rq_api::params::Params;
 use rq_node::{Error, Node};
-use rq_security::Users;
+use rq_security::{Credentials, Users};
 use tokio_rustls::rustls::ServerConfig;
 
 use crate::{
@@ -37,13 +37,17 @@ use crate::{
     options::Options,
     query,
     queue::Queue,
-    ready, request,
+    quorum::Quorum,
+    ready, remove, request,
     respond::{Envelope, Reply},
     routes::{self, Endpoint, Route},
     slot::NodeSlot,
     snapshot, sql, status,
     vitals::{Vitals, Watch},
 };
+
+/// How often another node is asked again at most, whatever the client wants.
+const RETRIES_MAX: u32 = 100;
 
 /// What all requests share.
 pub(crate) struct Service {
@@ -52,6 +56,7 @@ pub(crate) struct Service {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) slot: NodeSlot,
     pub(crate) queue: Queue,
+    pub(crate) quorum: Arc<Quorum>,
     pub(crate) local_addr: SocketAddr,
     pub(crate) started_at: Timestamp,
     pub(crate) started: Instant,
@@ -185,7 +190,8 @@ async fn dispatch(endpoint: Endpoint, mut call: Call<'_>) -> Reply {
         Endpoint::Snapshot => Box::pin(snapshot::snapshot(&call)).await,
         Endpoint::Reap => snapshot::reap(&call),
         Endpoint::Status => status::status(&call),
-        Endpoint::Nodes => nodes::nodes(&call),
+        Endpoint::Nodes => Box::pin(nodes::nodes(&call)).await,
+        Endpoint::Remove => Box::pin(remove::remove(&mut call)).await,
         Endpoint::Leader => Box::pin(leader::leader(&mut call)).await,
         Endpoint::Ready => Box::pin(ready::ready(&call)).await,
         Endpoint::Licenses => licenses::licenses(),
@@ -194,7 +200,7 @@ async fn dispatch(endpoint: Endpoint, mut call: Call<'_>) -> Reply {
         Endpoint::Root => console::root(&call),
         Endpoint::ConsoleRoot => console::console_root(&call),
         Endpoint::Console => console::console(&call),
-        Endpoint::Backup | Endpoint::Load | Endpoint::Boot | Endpoint::Remove => {
+        Endpoint::Backup | Endpoint::Load | Endpoint::Boot => {
             error::not_implemented(call.service, endpoint)
         }
     }
@@ -222,6 +228,33 @@ impl Call<'_> {
             }
             Err(BodyError::Broken) => Err(error::bad_request("the request body could not be read")),
         }
+    }
+
+    /// How the request may travel to another node, and in whose name.
+    pub(crate) fn route(&self) -> rq_node::Route {
+        rq_node::Route {
+            credentials: self.credentials(),
+            forward: !self.params.redirect,
+            timeout: self.timeout(),
+            retries: self.retries(),
+        }
+    }
+
+    /// The client's credentials, as it sent them.
+    pub(crate) fn credentials(&self) -> Option<Credentials> {
+        let value = self.head.headers.get(AUTHORIZATION)?;
+        Credentials::from_header(value.as_bytes())
+    }
+
+    /// How long another node may take to answer; zero and negative times expire at once.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.params.timeout.positive().unwrap_or(Duration::ZERO)
+    }
+
+    /// How often another node is asked again.
+    pub(crate) fn retries(&self) -> u32 {
+        let retries = self.params.retries.clamp(0, i64::from(RETRIES_MAX));
+        u32::try_from(retries).unwrap_or_default()
     }
 
     /// Whether the client asked for the strict forms (`X-Rq-Strict: 1`).

@@ -19,7 +19,7 @@ pub(crate) async fn snapshot(call: &Call<'_>) -> Reply {
     match taken {
         Ok(true) => Reply::empty(StatusCode::OK),
         Ok(false) => Reply::empty(StatusCode::NO_CONTENT),
-        Err(error) => error::in_text(call.service, &error, ""),
+        Err(error) => error::in_text(call, &error, ""),
     }
 }
 
@@ -31,6 +31,6 @@ pub(crate) fn reap(call: &Call<'_>) -> Reply {
             content_type: Some(JSON),
             ..Reply::json("{\"snapshots_reaped\":0,\"wals_checkpointed\":0}\n")
         },
-        Err(error) => error::in_text(call.service, &error, ""),
+        Err(error) => error::in_text(call, &error, ""),
     }
 }

@@ -7,11 +7,12 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use jiff::Timestamp;
 use rq_api::{duration::GoDuration, status::friendly_bytes as friendly};
-use rq_node::{Impairment, Member, Node, Role, Status};
-use rq_security::ClientCertificates;
+use rq_node::{Impairment, Member, Node, Role, Status, TransferStatus};
+use rq_security::{ClientCertificates, ServerTlsOptions};
 use serde_json::{Map, Value, json};
 
 use crate::{
+    options::Cluster,
     process,
     respond::Reply,
     service::{Call, Service},
@@ -40,9 +41,9 @@ fn whole(service: &Service) -> Value {
         Some(status) => {
             whole.insert("cluster".to_owned(), cluster(service, &status));
             whole.insert("extensions".to_owned(), json!({ "dir": "", "names": [] }));
-            whole.insert("mux".to_owned(), mux(&status));
+            whole.insert("mux".to_owned(), mux(service, &status));
             whole.insert("network".to_owned(), process::network());
-            whole.insert("store".to_owned(), store(&status));
+            whole.insert("store".to_owned(), store(service, &status));
         }
     }
     Value::Object(whole)
@@ -76,7 +77,7 @@ fn http(service: &Service, status: Option<&Status>) -> Value {
         "auth": if options.users.is_restricted() { "enabled" } else { "disabled" },
         "cluster": {
             "local_node_addr": status.map_or("", |status| status.member.raft_addr.as_str()),
-            "timeout": "30s",
+            "timeout": duration(options.cluster.connect_timeout),
         },
         "queue": { "_default": {
             "max_size": queue.capacity,
@@ -111,8 +112,17 @@ fn warnings(service: &Service) -> Vec<&'static str> {
 }
 
 fn tls(service: &Service) -> Value {
-    let Some(tls) = &service.options.tls else { return json!({ "enabled": "false" }) };
-    let files = tls.options();
+    match &service.options.tls {
+        None => json!({ "enabled": "false" }),
+        Some(tls) => {
+            let mut tls = files(tls.options());
+            tls["next_protos"] = json!(["h2", "http/1.1"]);
+            tls
+        }
+    }
+}
+
+fn files(files: &ServerTlsOptions) -> Value {
     let (client_auth, ca_file) = match &files.clients {
         ClientCertificates::NotAsked => ("NoClientCert", String::new()),
         ClientCertificates::Required { authority, .. } => (
@@ -126,7 +136,6 @@ fn tls(service: &Service) -> Value {
         "cert_file": files.certificate.display().to_string(),
         "key_file": files.key.display().to_string(),
         "ca_file": ca_file,
-        "next_protos": ["h2", "http/1.1"],
     })
 }
 
@@ -138,21 +147,43 @@ fn cluster(service: &Service, status: &Status) -> Value {
     })
 }
 
-fn mux(status: &Status) -> Value {
+fn mux(service: &Service, status: &Status) -> Value {
+    let cluster = &service.options.cluster;
     json!({
         "addr": status.member.raft_addr,
-        "timeout": "30s",
+        "bind_addr": cluster.network.as_ref().map(|network| network.local_addr().to_string()),
+        "timeout": duration(cluster.connect_timeout),
         "handlers": {},
-        "tls": "disabled",
+        "tls": match &cluster.tls {
+            None => json!("disabled"),
+            Some(tls) => files(tls.options()),
+        },
+        "secret": cluster.secret,
+        "warnings": internode_warnings(cluster),
     })
 }
 
-fn store(status: &Status) -> Value {
+/// What an operator should know of the internode port and may have overlooked.
+fn internode_warnings(cluster: &Cluster) -> Vec<&'static str> {
+    let is_open =
+        cluster.network.as_ref().is_some_and(|network| !network.local_addr().ip().is_loopback());
+    if is_open && cluster.tls.is_none() && !cluster.secret {
+        vec![
+            "anybody who can reach this address can pass for a node of the cluster: neither -node-cert nor -cluster-secret-file is set",
+        ]
+    } else {
+        Vec::new()
+    }
+}
+
+fn store(service: &Service, status: &Status) -> Value {
+    let cluster = &service.options.cluster;
     let (raft, database, settings) = (&status.raft, &status.database, &status.settings);
     let bytes = database.file_bytes + database.wal_bytes + raft.log_bytes;
     json!({
         "open": {},
         "ready": status.ready,
+        "transfers": status.transfers.iter().map(transfer).collect::<Vec<_>>(),
         "impairments": status.impairments.iter().map(impairment).collect::<Vec<_>>(),
         "node_id": status.node_id,
         "addr": status.member.raft_addr,
@@ -164,7 +195,8 @@ fn store(status: &Status) -> Value {
             "addr": status.leader.as_ref().map_or("", |leader| leader.raft_addr.as_str()),
         },
         "nodes": status.members.iter().map(server).collect::<Vec<_>>(),
-        "raft": self::raft(status),
+        "quorum": quorum(service),
+        "raft": self::raft(status, cluster.compress),
         "sqlite3": sqlite(status),
         "db_conf": { "fk_constraints": database.foreign_keys },
         "fsm_index": raft.applied_index,
@@ -185,8 +217,8 @@ fn store(status: &Status) -> Value {
             "dir_size": database.file_bytes,
             "snapshots": snapshots(status),
         },
-        "reap_timeout": "0s",
-        "reap_read_only_timeout": "0s",
+        "reap_timeout": duration(cluster.reap_voters_after),
+        "reap_read_only_timeout": duration(cluster.reap_replicas_after),
         "no_freelist_sync": false,
         "trailing_logs": settings.trailing_logs,
         "request_marshaler": {
@@ -222,6 +254,20 @@ fn server(member: &Member) -> Value {
     })
 }
 
+/// A database on its way to or from another node.
+fn transfer(transfer: &TransferStatus) -> Value {
+    json!({
+        "to": transfer.to,
+        "index": transfer.index,
+        "round": transfer.round,
+        "page_count": transfer.page_count,
+        "pages_compared": transfer.pages_compared,
+        "pages_sent": transfer.pages_sent,
+        "bytes_sent": transfer.bytes_sent,
+        "installing": transfer.installing,
+    })
+}
+
 fn impairment(impairment: &Impairment) -> String {
     match impairment {
         Impairment::DiskFull { free, floor } => {
@@ -237,7 +283,19 @@ fn impairment(impairment: &Impairment) -> String {
     }
 }
 
-fn raft(status: &Status) -> Value {
+/// Who elects the leader, and who of them was there when last asked; nobody is asked while there is one.
+fn quorum(service: &Service) -> Value {
+    let Some(node) = service.slot.get() else { return Value::Null };
+    let outlook = service.quorum.outlook(node, node.leader().is_none());
+    json!({
+        "voters": outlook.voters,
+        "reachable": outlook.reachable,
+        "needed": outlook.needed,
+        "last_contact": outlook.last_contact.map_or_else(|| "never".to_owned(), duration),
+    })
+}
+
+fn raft(status: &Status, compress: bool) -> Value {
     let (raft, settings) = (&status.raft, &status.settings);
     let configuration: Vec<String> = status.members.iter().map(configured).collect();
     json!({
@@ -278,7 +336,7 @@ fn raft(status: &Status) -> Value {
         "transport": {
             "command_commit_index": raft.commit_index,
             "leader_commit_index": raft.commit_index,
-            "compress_snap": false,
+            "compress_snap": compress,
         },
         "config": {
             "LocalID": status.node_id,

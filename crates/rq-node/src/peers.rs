@@ -36,6 +36,15 @@ impl Node {
         self.inner().consensus.view().members
     }
 
+    /// How long ago this node last heard of a leader, itself included; `None` for never.
+    pub fn last_contact(&self) -> Option<Duration> {
+        let inner = self.inner();
+        if inner.consensus.leads() {
+            return Some(Duration::ZERO);
+        }
+        inner.progress.leader_silent_for()
+    }
+
     /// Waits until a leader is known; for ever on a node that has stopped.
     pub async fn leader_known(&self) {
         self.inner().leader_known().await;

@@ -48,6 +48,7 @@ pub struct JoinAs {
 
 /// What this node is to its cluster.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct ClusterConfig {
     /// How it comes to belong to one.
     pub forming: Forming,

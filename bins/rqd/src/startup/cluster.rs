@@ -29,11 +29,19 @@ pub(crate) const LEAVING_TIME: Duration = Duration::from_secs(9);
 /// The largest password file that is read, in bytes.
 const PASSWORD_BYTES_MAX: usize = 64 * 1024;
 
+/// The internode port, open.
+pub(crate) struct Internode {
+    /// The port.
+    pub(crate) network: Arc<TcpNetwork>,
+    /// Its certificates, if it speaks TLS.
+    pub(crate) tls: Option<Arc<ServerTls>>,
+}
+
 /// Opens the internode port. Who calls before the store is open is told to come back.
 ///
 /// # Errors
 /// A sentence that says what of files and address is wrong.
-pub(crate) async fn listen(config: &Config) -> Result<Arc<TcpNetwork>, String> {
+pub(crate) async fn listen(config: &Config) -> Result<Internode, String> {
     let internode = &config.internode;
     let tls = internode.tls.as_ref().map(open_tls).transpose()?;
     let secret = match &internode.secret {
@@ -43,6 +51,7 @@ pub(crate) async fn listen(config: &Config) -> Result<Arc<TcpNetwork>, String> {
         )),
         None => None,
     };
+    let certificates = tls.as_ref().map(|tls| Arc::clone(&tls.server));
     let options = TcpOptions { tls, secret, connect_timeout: internode.connect_timeout };
     let network = TcpNetwork::bind(&config.raft_bind.to_bind(), options)
         .await
@@ -63,7 +72,7 @@ pub(crate) async fn listen(config: &Config) -> Result<Arc<TcpNetwork>, String> {
             network.local_addr()
         );
     }
-    Ok(network)
+    Ok(Internode { network, tls: certificates })
 }
 
 fn open_tls(files: &InternodeTls) -> Result<TcpTls, String> {

@@ -2,10 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use rq_http::{Build, QueueOptions};
+use rq_http::{Build, Cluster, QueueOptions};
 use rq_node::Budget;
 use rq_security::{ServerTls, Users};
 
+use super::cluster::Internode;
 use crate::{config::Config, version};
 
 /// The level of rqlite's API that is implemented.
@@ -16,6 +17,7 @@ pub(crate) fn http_options(
     config: &Config,
     users: Arc<Users>,
     tls: Option<Arc<ServerTls>>,
+    internode: &Internode,
 ) -> rq_http::Options {
     let limits = &config.limits;
     rq_http::Options {
@@ -25,6 +27,15 @@ pub(crate) fn http_options(
         users,
         allow_origin: config.http.allow_origin.clone(),
         fail_on_infinity: config.strict_infinity,
+        cluster: Cluster {
+            network: Some(Arc::clone(&internode.network)),
+            tls: internode.tls.clone(),
+            secret: config.internode.secret.is_some(),
+            connect_timeout: config.internode.connect_timeout,
+            reap_voters_after: config.cluster.reap_voters_after.unwrap_or_default(),
+            reap_replicas_after: config.cluster.reap_replicas_after.unwrap_or_default(),
+            compress: config.internode.compress,
+        },
         build: Build {
             api_version: API_VERSION.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),

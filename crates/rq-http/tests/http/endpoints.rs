@@ -192,6 +192,29 @@ fn nodes_are_listed_in_both_forms() {
 }
 
 #[test]
+fn a_member_is_removed_by_exactly_one_id() {
+    let fixture = Fixture::start(|_| {});
+    let delete = |body: &str| {
+        let length = body.len();
+        let head = format!("DELETE /remove HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n");
+        fixture.send(format!("{head}\r\n{body}"))
+    };
+    for bad in ["", "{}", "[]", "x", "{\"id\":1}", "{\"id\":\"a\",\"x\":1}", "{\"Id\":\"a\"}"] {
+        let refused = delete(bad);
+        refused.expect(400, "");
+        assert_eq!(refused.header("X-Rq-Error"), Some("invalid_request; outcome=not-done"));
+    }
+    let unknown = delete("{\"id\":\"nobody\"}");
+    unknown.expect(200, "");
+    assert_eq!(unknown.header("X-Rqlite-Served-By"), Some("node.example:4001"));
+    delete("{\"id\":\"n1\"}")
+        .expect_text_error(500, "need at least one voter in configuration: {[]}");
+    let unopened = Fixture::start_without_node(|_| {});
+    let request = "DELETE /remove HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{\"id\":\"a\"}";
+    unopened.send(request).expect_text_error(503, "store not open");
+}
+
+#[test]
 fn leadership_of_one_cannot_be_handed_over() {
     let fixture = Fixture::start(|_| {});
     let quiet = fixture.post("/leader", "");

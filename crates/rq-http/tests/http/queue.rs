@@ -154,3 +154,30 @@ fn what_is_queued_before_the_store_opens_waits_for_it() {
     number(&fixture, "/db/execute?queue&wait", "[]");
     assert_eq!(rows(&fixture), "1");
 }
+
+#[test]
+fn requests_of_different_callers_never_share_a_write() {
+    let fixture = Fixture::start(|options| {
+        options.queue.timeout = Duration::ZERO;
+        options.queue.batch_size = 2;
+    });
+    let enqueue = |authorization: &str, value: u32| {
+        let body = format!("[\"SELECT {value}\"]");
+        let length = body.len();
+        fixture.send(format!(
+            "POST /db/execute?queue HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\
+             {authorization}\r\n{body}"
+        ))
+    };
+    // In the names of bob, bob, mia, and nobody: only the first two go together.
+    for (value, authorization) in
+        [(1, "Ym9iOnNlY3JldA=="), (2, "Ym9iOnNlY3JldA=="), (3, "bWlhOnNlY3JldA==")].into_iter()
+    {
+        let header = format!("Authorization: Basic {authorization}\r\n");
+        assert_eq!(enqueue(&header, value).status, 200);
+    }
+    assert_eq!(enqueue("", 4).status, 200);
+    assert_eq!(enqueue("", 5).status, 200);
+    eventually("all are done", || fixture.counter("http", "queued_executions_num_stmts_tx") == 5);
+    assert_eq!(fixture.counter("http", "queued_executions_ok"), 3);
+}

@@ -129,6 +129,7 @@ pub(crate) fn options() -> Options {
         tls: None,
         users: Arc::new(Users::unrestricted()),
         allow_origin: None,
+        cluster: rq_http::Cluster::default(),
         build: Build {
             api_version: "v10.2.7".to_owned(),
             version: "0.1.0".to_owned(),
