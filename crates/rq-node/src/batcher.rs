@@ -34,15 +34,17 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::BoxFuture;
 use rq_sqlite::{Applied, Maintenance, Request, RequestOutcome};
 use tokio::{
+    runtime::Handle,
     sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     time::Instant,
 };
 
 use crate::{
     Error,
-    command::{Stamper, Work},
+    command::{Payload, Stamper, Work},
     metrics::Metrics,
     progress::lock,
     raft::consensus::Consensus,
@@ -63,6 +65,9 @@ const REQUEST_BYTES_MAX: usize = 512 * 1024 * 1024;
 const CAUTIOUS_ENTRIES: usize = 64;
 /// How many requests such an entry holds at most.
 const CAUTIOUS_REQUESTS: usize = 8;
+/// How long an entry is offered again to a leader whose lease is momentarily unconfirmed, and how often.
+const LEASE_PATIENCE: Duration = Duration::from_secs(2);
+const LEASE_RETRY: Duration = Duration::from_millis(10);
 /// The backlog is counted in units of this many bytes.
 const BACKLOG_UNIT_BYTES: usize = 256;
 /// Statement texts remembered as disruptive; beyond it the memory starts over.
@@ -330,9 +335,41 @@ impl Task {
         self.metrics.batched_requests.add(answers.len() as u64);
         let payload = self.stamper.stamp(work.unwrap_or(Work::Batch(requests)));
         let learn = Learn { command: payload.command().ok(), memory: Arc::clone(&self.disruptive) };
-        self.consensus
-            .propose(payload, move || drop(place), move |end| deliver(end, answers, &learn))
-            .await;
+        let give_up = now + LEASE_PATIENCE;
+        let entry = EntryToPropose { payload, answers, learn, give_up };
+        entry.propose(self.consensus.clone(), Some(place)).await;
+    }
+}
+
+/// An entry on its way to Raft, and who waits for it.
+struct EntryToPropose {
+    payload: Payload,
+    answers: Vec<Waiter>,
+    learn: Learn,
+    /// Until when it is offered again to a Raft that refuses it for want of a confirmed lease.
+    give_up: Instant,
+}
+
+impl EntryToPropose {
+    /// Proposes the entry. What Raft refuses was not appended; while this node leads nevertheless, its lease is only
+    /// unconfirmed for a moment, and the entry is offered again.
+    fn propose(self, consensus: Consensus, place: Option<Place>) -> BoxFuture<'static, ()> {
+        let Self { payload, answers, learn, give_up } = self;
+        let again = (consensus.clone(), payload.clone(), Handle::current());
+        let end = move |end: Result<(Applied, u64), Error>| {
+            let (consensus, payload, runtime) = again;
+            let refused = matches!(end, Err(Error::LeaderNotFound));
+            if refused && consensus.leads() && Instant::now() < give_up {
+                let entry = Self { payload, answers, learn, give_up };
+                runtime.spawn(async move {
+                    tokio::time::sleep(LEASE_RETRY).await;
+                    entry.propose(consensus, None).await;
+                });
+                return;
+            }
+            deliver(end, answers, &learn);
+        };
+        Box::pin(async move { consensus.propose(payload, move || drop(place), end).await })
     }
 }
 

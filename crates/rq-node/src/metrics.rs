@@ -128,6 +128,8 @@ counters! {
     ignored_joins = "store" "num_ignored_joins";
     /// Former selves removed because their node came back without its data.
     removed_before_joins = "store" "num_removed_before_joins";
+    /// Times a member fell silent.
+    failed_heartbeats = "store" "failed_heartbeat_observed";
     /// Members removed because they were silent for too long.
     nodes_reaped = "store" "nodes_reaped_ok";
     /// The same, failed.

@@ -216,6 +216,20 @@ impl Progress {
         }
     }
 
+    /// Whether the log or the database waits for disk space.
+    pub(crate) fn is_without_space(&self) -> bool {
+        let health = lock(&self.health);
+        let stalled = health.apply_stalled.as_ref().is_some_and(|stall| stall.disk_full);
+        self.free_bytes.load(Ordering::Relaxed) < self.free_bytes_min
+            || health.log_waits_for_space
+            || stalled
+    }
+
+    /// Whether applying stands still for a reason of this node.
+    pub(crate) fn applies_nothing(&self) -> bool {
+        lock(&self.health).apply_stalled.is_some()
+    }
+
     /// Everything that is wrong at the moment.
     pub(crate) fn impairments(&self) -> Vec<Impairment> {
         let mut found = Vec::new();

@@ -12,7 +12,7 @@ use openraft::{
     RaftMetrics, ReadPolicy, ServerState,
     errors::{ClientWriteError, RaftError},
     raft::ClientWriteResponse,
-    rt::WatchReceiver as _,
+    rt::{Instant as _, WatchReceiver as _},
     type_config::alias::WatchReceiverOf,
 };
 use rq_sqlite::{Applied, EntryId};
@@ -40,6 +40,8 @@ const SNAPSHOT_NOTE_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) struct Consensus {
     raft: Raft,
     raft_id: u64,
+    /// How long a leader that hears nothing of a quorum still counts as one: nobody else can lead before that.
+    lease: Duration,
     /// Held while the membership is being changed.
     change: Arc<tokio::sync::Mutex<()>>,
 }
@@ -86,7 +88,7 @@ impl Consensus {
         let raft = Raft::new(raft_id, Arc::new(config), connector, log, machine)
             .await
             .map_err(|fatal| OpenError::Raft(fatal.to_string()))?;
-        Ok(Self { raft, raft_id, change: Arc::default() })
+        Ok(Self { raft, raft_id, lease: vote_timeout, change: Arc::default() })
     }
 
     /// Whether Raft holds a vote, a log or a membership: whether this node has ever been a member.
@@ -211,9 +213,22 @@ impl Consensus {
         purged.map_err(|fatal| Error::Stopped(fatal.to_string()))
     }
 
-    /// Whether this node leads, by its own account.
+    /// Whether this node leads, and has heard of a quorum lately.
     pub(crate) fn leads(&self) -> bool {
-        self.raft.is_leader()
+        self.raft.is_leader() && self.holds_lease(&self.raft.metrics().borrow_watched())
+    }
+
+    /// openraft's leader stays one without a quorum. For everybody else it is none once its lease is over.
+    fn holds_lease(&self, metrics: &RaftMetrics<TypeConfig>) -> bool {
+        let heard =
+            || metrics.last_quorum_acked.as_ref().is_some_and(|at| at.elapsed() <= self.lease);
+        // What an only voter says is a quorum.
+        metrics.membership_config.membership().voter_ids().nth(1).is_none() || heard()
+    }
+
+    /// Whether this node may stand for election.
+    pub(crate) fn set_may_stand(&self, may: bool) {
+        self.raft.runtime_config().elect(may);
     }
 
     /// The current term.
@@ -225,14 +240,22 @@ impl Consensus {
     pub(crate) fn leader(&self) -> Option<Member> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
-        leader(&metrics)
+        self.leader_of(&metrics)
+    }
+
+    fn leader_of(&self, metrics: &RaftMetrics<TypeConfig>) -> Option<Member> {
+        let lost = metrics.current_leader == Some(self.raft_id) && !self.holds_lease(metrics);
+        if lost { None } else { leader(metrics) }
     }
 
     /// What Raft looks like at this moment.
     pub(crate) fn view(&self) -> View {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
-        view(&metrics, self.raft_id)
+        let mut view = view(&metrics, self.raft_id);
+        view.leader = self.leader_of(&metrics);
+        view.leads &= view.leader.is_some();
+        view
     }
 
     /// Waits for changes of the view.

@@ -1,10 +1,16 @@
 //! Several nodes in one process, with threads and real time: forming, forwarding, following, changing.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tempfile::TempDir;
 
-use super::{PATIENCE, options, switchboard::Switchboard, wait_ready, write};
+use super::{
+    PATIENCE, options,
+    switchboard::Switchboard,
+    wait_ready,
+    world::{Disks, World},
+    write,
+};
 use crate::{Environment, Error, Formation, Level, Node, Options, Read, Route, Written};
 
 /// A node and where its data lies.
@@ -33,7 +39,7 @@ fn address(name: &str) -> String {
 }
 
 fn route() -> Route {
-    Route { credentials: None, forward: true, timeout: Duration::from_secs(20), retries: 0 }
+    Route { credentials: None, forward: true, timeout: Duration::from_secs(5), retries: 0 }
 }
 
 fn join(addresses: &[&str]) -> Formation {
@@ -65,9 +71,14 @@ impl Cluster {
     }
 
     async fn start(&mut self, name: &str, formation: &Formation) {
+        self.start_on(name, formation, self.environment(name)).await;
+    }
+
+    async fn start_on(&mut self, name: &str, formation: &Formation, environment: Environment) {
         let directory = TempDir::new().unwrap();
-        let options = Self::node_options(&directory, name);
-        let node = Node::open(options, self.environment(name)).await.unwrap();
+        let mut options = Self::node_options(&directory, name);
+        options.log.segment_bytes = 64 << 10;
+        let node = Node::open(options, environment).await.unwrap();
         node.form(formation).await.unwrap();
         self.members.push(Member { node, directory, name: name.to_owned() });
     }
@@ -299,5 +310,80 @@ async fn who_needs_what_the_log_no_longer_holds_receives_the_database() {
     wait_ready(&again).await;
     assert_eq!(count(&again, Level::Linearizable).await.unwrap(), 201);
     again.shutdown().await;
+    cluster.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_without_a_quorum_is_none_to_anybody() {
+    let cluster = Cluster::of_three().await;
+    let leader = cluster.leader().await;
+    leader.node.execute(write(&["CREATE TABLE t (n INTEGER PRIMARY KEY)"])).await.unwrap();
+    // Long enough for a lease that is not renewed to end.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(leader.node.is_ready() && leader.node.is_leader(), "without load it stays the leader");
+    cluster.board.isolate(&address(&leader.name), &cluster.addresses(), true);
+    let lost = async {
+        while leader.node.is_leader() || leader.node.leader().is_some() || leader.node.is_ready() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, lost).await.expect("its lease ends");
+    let impatient = Route { timeout: Duration::from_millis(100), ..route() };
+    let read = Read {
+        statements: vec![rq_sql::Statement::new("SELECT count(*) FROM t")],
+        level: Level::Weak,
+        ..Read::default()
+    };
+    let weak = leader.node.query_routed(read, crate::read::Collected::default(), &impatient).await;
+    assert_eq!(weak.err(), Some(Error::LeaderNotFound));
+    assert_eq!(count(&leader.node, Level::None).await.unwrap(), 0, "its data can still be read");
+    cluster.close().await;
+}
+
+/// Three nodes, the first on disks that can be filled.
+async fn with_a_small_disk() -> (Cluster, Arc<World>) {
+    let mut cluster = Cluster::new();
+    let disks = Disks::new();
+    let environment = Environment {
+        execution: rq_storage::Execution::Threads,
+        network: cluster.board.line(&address("a")),
+        ..disks.environment(1)
+    };
+    cluster.start_on("a", &Formation::Alone, environment).await;
+    cluster.start("b", &join(&["a"])).await;
+    cluster.start("c", &join(&["a"])).await;
+    for member in &cluster.members {
+        wait_ready(&member.node).await;
+    }
+    (cluster, Arc::clone(&disks.world))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_whose_disk_is_full_hands_over_and_follows_again_when_it_is_freed() {
+    let (cluster, world) = with_a_small_disk().await;
+    let small = cluster.members[0].node.clone();
+    assert!(small.is_leader());
+    small.execute(write(&["CREATE TABLE t (n INTEGER PRIMARY KEY, x)"])).await.unwrap();
+    world.fill_log(true);
+    let began = std::time::Instant::now();
+    let mut key = 0;
+    let mut acknowledged = Vec::new();
+    while small.is_leader() || acknowledged.len() < 20 {
+        assert!(began.elapsed() < PATIENCE, "it hands over");
+        let insert = format!("INSERT INTO t VALUES ({key}, hex(randomblob(8000)))");
+        let node = &cluster.members[usize::try_from(key % 3).unwrap()].node;
+        if node.execute_routed(write(&[&insert]), &route()).await.is_ok() {
+            acknowledged.push(key);
+        }
+        key += 1;
+    }
+    assert_eq!(count(&small, Level::None).await.map(drop), Ok(()), "reads at none go on");
+    world.fill_log(false);
+    while count(&small, Level::Linearizable).await.unwrap_or(0)
+        < i64::try_from(acknowledged.len()).unwrap()
+    {
+        assert!(began.elapsed() < PATIENCE, "it follows again");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     cluster.close().await;
 }

@@ -177,6 +177,7 @@ impl Flusher {
     fn settle(&self, operation: &Operation) {
         if let Operation::Append(append) = operation {
             let mut state = self.shared.lock();
+            state.flushes += 1;
             state.unflushed_bytes = state.unflushed_bytes.saturating_sub(append.bytes);
         }
     }

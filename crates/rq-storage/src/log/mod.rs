@@ -130,6 +130,9 @@ pub struct LogState {
     pub bytes_on_disk: u64,
     /// The bytes of records that are not durable yet.
     pub unflushed_bytes: u64,
+    /// Appends that became durable since the log was opened: while this stands still and bytes wait, the disk
+    /// does not answer.
+    pub flushes: u64,
     /// The number of segment files in use, without the prepared one.
     pub segments: usize,
 }
@@ -231,6 +234,7 @@ impl Log {
             generation: 0,
             removals: 0,
             unflushed_bytes: 0,
+            flushes: 0,
             segments,
             vote: opened.state_file.vote(),
             // What was committed elsewhere before it was durable here may be gone.
@@ -344,6 +348,7 @@ impl Log {
             purged: state.purged,
             bytes_on_disk: state.segments.iter().map(|segment| segment.length).sum(),
             unflushed_bytes: state.unflushed_bytes,
+            flushes: state.flushes,
             segments: state.segments.len(),
         }
     }

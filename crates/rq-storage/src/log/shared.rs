@@ -58,6 +58,8 @@ pub(super) struct State {
     /// Raised when records disappear, so that a reader notices that its ground moved.
     pub(super) removals: u64,
     pub(super) unflushed_bytes: u64,
+    /// Batches of records that became durable since the log was opened.
+    pub(super) flushes: u64,
 
     pub(super) segments: Vec<SegmentView>,
     pub(super) vote: Option<Vote>,
