@@ -296,6 +296,8 @@ impl Inner {
 
     /// Finds the leader, waiting for one if there is none just now.
     async fn find_leader(&self, attempt: &mut Attempt<'_>) -> Result<Leader, Error> {
+        // Once: what watches changes takes the first look for one.
+        let mut changes = self.consensus.changes();
         loop {
             if self.consensus.leads() {
                 return Ok(Leader::Here);
@@ -310,11 +312,14 @@ impl Inner {
                 }
                 _ => {}
             }
-            let mut changes = self.consensus.changes();
-            if Instant::now() >= attempt.patience
-                || tokio::time::timeout_at(attempt.patience, changes.next()).await.is_err()
-            {
+            if Instant::now() >= attempt.patience {
                 return Err(Error::LeaderNotFound);
+            }
+            match tokio::time::timeout_at(attempt.patience, changes.next()).await {
+                Ok(true) => {}
+                // Raft is gone: nothing will ever change.
+                Ok(false) => return Err(Error::ShuttingDown),
+                Err(_) => return Err(Error::LeaderNotFound),
             }
         }
     }
