@@ -38,6 +38,18 @@ const OWN: [&str; 8] =
 /// The Raft library.
 const RAFT: &str = "openraft";
 
+/// Parts of it that warn of an absent member several times a second, for as long as it is absent. Who is absent
+/// is said by the node itself, once.
+const RAFT_PER_HEARTBEAT: [&str; 5] = [
+    "openraft::core::heartbeat",
+    "openraft::core::raft_core",
+    "openraft::engine::handler::replication_handler",
+    "openraft::raft",
+    "openraft::replication",
+];
+/// Parts of it that report an ordinary stop as an error. A Raft that ends by itself is reported by the node.
+const RAFT_AT_STOP: [&str; 1] = ["openraft::raft::raft_inner"];
+
 /// Installs the log of the process. The zone is read once, here: whoever changes `TZ` for SQLite
 /// does it later. A second call has no effect.
 pub fn install(program: &str, config: LogConfig) {
@@ -67,10 +79,17 @@ pub fn line(program: &str, message: &str) -> String {
 
 fn filter(config: LogConfig) -> Targets {
     let level = level_filter(config.level);
-    Targets::new()
+    let raft = level_filter(config.raft_level);
+    let targets = Targets::new()
         .with_default(level.min(LevelFilter::WARN))
         .with_targets(OWN.map(|target| (target, level)))
-        .with_target(RAFT, level_filter(config.raft_level))
+        .with_target(RAFT, raft);
+    if raft > LevelFilter::WARN {
+        return targets;
+    }
+    targets
+        .with_targets(RAFT_PER_HEARTBEAT.map(|target| (target, raft.min(LevelFilter::ERROR))))
+        .with_targets(RAFT_AT_STOP.map(|target| (target, LevelFilter::OFF)))
 }
 
 fn level_filter(level: LogLevel) -> LevelFilter {
