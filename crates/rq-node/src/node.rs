@@ -136,7 +136,7 @@ impl Node {
     pub async fn open(options: Options, environment: Environment) -> Result<Self, OpenError> {
         let parts = Parts::start(&options, &environment).await?;
         let cluster = Arc::clone(&parts.cluster);
-        let answers = parts.consensus.answers(cluster, Arc::clone(&parts.progress));
+        let answers = parts.consensus.answers(cluster);
         let receiver = parts.receiver.clone();
         let inner = Inner::assemble(parts, options, environment);
         // The first write must already know whether there is room for it.
@@ -282,6 +282,7 @@ impl Inner {
         view.leader.is_some()
             && !view.pending
             && self.has_caught_up(&view)
+            && self.receiver.status().is_none()
             && self.progress.stopped().is_none()
             && !self.progress.is_stopping()
     }
@@ -418,7 +419,9 @@ impl Parts {
             Arc::clone(&transfers),
             machinery.wal.clone(),
         );
-        let consensus = Consensus::start(connector, &options.timing, store, machine).await?;
+        let consensus =
+            Consensus::start(connector, Arc::clone(&progress), &options.timing, store, machine)
+                .await?;
         let receiver = Receiver::new(
             Arc::clone(&environment.files),
             scratch,

@@ -32,6 +32,8 @@ use crate::{
 const CONFIRMATION_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a barrier may take before the reads behind it fail: applying stands still.
 const BARRIER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How much longer than lease and election a leader may be silent before it counts as gone.
+const SILENCE_MARGIN: Duration = Duration::from_millis(300);
 /// How long openraft may take to note a snapshot that is made already.
 const SNAPSHOT_NOTE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -42,6 +44,7 @@ pub(crate) struct Consensus {
     raft_id: u64,
     /// How long a leader that hears nothing of a quorum still counts as one: nobody else can lead before that.
     lease: Duration,
+    progress: Arc<Progress>,
     /// Held while the membership is being changed.
     change: Arc<tokio::sync::Mutex<()>>,
 }
@@ -77,6 +80,7 @@ impl Consensus {
     /// Timings that contradict each other; a log that does not fit the state machine.
     pub(crate) async fn start(
         connector: Connector,
+        progress: Arc<Progress>,
         timing: &Timing,
         log: LogStore,
         machine: StateMachine,
@@ -88,7 +92,7 @@ impl Consensus {
         let raft = Raft::new(raft_id, Arc::new(config), connector, log, machine)
             .await
             .map_err(|fatal| OpenError::Raft(fatal.to_string()))?;
-        Ok(Self { raft, raft_id, lease: vote_timeout, change: Arc::default() })
+        Ok(Self { raft, raft_id, lease: vote_timeout, progress, change: Arc::default() })
     }
 
     /// Whether Raft holds a vote, a log or a membership: whether this node has ever been a member.
@@ -124,8 +128,8 @@ impl Consensus {
     }
 
     /// Who answers what the other members ask of Raft here.
-    pub(crate) fn answers(&self, cluster: Arc<Cluster>, progress: Arc<Progress>) -> RaftAnswers {
-        RaftAnswers::new(self.raft.clone(), cluster, progress)
+    pub(crate) fn answers(&self, cluster: Arc<Cluster>) -> RaftAnswers {
+        RaftAnswers::new(self.raft.clone(), cluster, Arc::clone(&self.progress))
     }
 
     /// Who installs what other members send of their databases.
@@ -243,8 +247,14 @@ impl Consensus {
         self.leader_of(&metrics)
     }
 
+    /// openraft remembers the last leader. One that was not heard of for longer than an election needs is none.
     fn leader_of(&self, metrics: &RaftMetrics<TypeConfig>) -> Option<Member> {
-        let lost = metrics.current_leader == Some(self.raft_id) && !self.holds_lease(metrics);
+        let lost = if metrics.current_leader == Some(self.raft_id) {
+            !self.holds_lease(metrics)
+        } else {
+            let silent = self.progress.leader_silent_for();
+            silent.is_none_or(|silent| silent > self.lease * 2 + SILENCE_MARGIN)
+        };
         if lost { None } else { leader(metrics) }
     }
 

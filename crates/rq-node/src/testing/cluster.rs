@@ -231,8 +231,44 @@ async fn leadership_is_handed_over_and_members_are_removed() {
     assert_eq!(refused, Err(Error::Membership("node not found in cluster".to_owned())));
     leader.node.remove(&leader.name, &route()).await.unwrap();
     assert_eq!(follower.node.status().members.len(), 2);
-    leader.node.remove("nobody", &route()).await.unwrap_or_default();
+    let term = follower.node.status().raft.term;
+    let gone = async {
+        while leader.node.leader().is_some() || leader.node.is_ready() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, gone).await.expect("who was removed knows no leader");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(follower.node.status().raft.term, term, "and disturbs nobody");
+    assert!(follower.node.is_ready());
+    follower.node.remove("nobody", &route()).await.unwrap();
     cluster.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_majority_there_is_no_leader_and_data_can_be_read() {
+    let mut cluster = Cluster::of_three().await;
+    let leader = cluster.leader().await;
+    leader.node.execute(write(&["CREATE TABLE t (n INTEGER PRIMARY KEY)"])).await.unwrap();
+    insert(&leader.node, 1).await.unwrap();
+    let last = cluster.members.iter().position(|member| !member.node.is_leader()).unwrap();
+    let last = cluster.members.remove(last);
+    while count(&last.node, Level::None).await != Ok(1) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    for member in cluster.members.drain(..) {
+        member.node.shutdown().await;
+    }
+    let lost = async {
+        while last.node.leader().is_some() || last.node.is_ready() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, lost).await.expect("the leader counts as gone");
+    assert_eq!(insert(&last.node, 2).await.err(), Some(Error::LeaderNotFound));
+    assert_eq!(count(&last.node, Level::Linearizable).await.err(), Some(Error::LeaderNotFound));
+    assert_eq!(count(&last.node, Level::None).await, Ok(1));
+    last.node.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
