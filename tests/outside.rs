@@ -5,6 +5,7 @@
 //! having no registries.
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test may panic like the test itself")]
+#![expect(clippy::print_stdout, reason = "a test says with which seed it runs, and what it saw")]
 #![expect(clippy::print_stderr, reason = "a suite that is left out is said to be")]
 
 use std::{env, process::ExitCode};
@@ -22,6 +23,9 @@ mod sql_equal;
 
 /// A file system that fills up and is freed.
 mod full_disk;
+
+/// A cluster that is cut apart, slowed down, filled up, stopped and set wrong.
+mod nemesis;
 
 /// HTTPS, client certificates and reload, with a client that is not ours.
 mod https;
@@ -47,6 +51,7 @@ fn main() -> ExitCode {
         sql_equal::suites(),
         full_disk::suites(),
         https::suites(),
+        nemesis::suites(),
     ];
     let trials = suites.into_iter().flatten().map(trial).collect();
     libtest_mimic::run(&arguments, trials).exit_code()

@@ -3,9 +3,11 @@
 //! One test binary, so that everything is linked once. Environment: `RQ_TEST_RQD` and
 //! `RQ_TEST_PROFILE` choose the program under test (see the harness), `RQ_HTTP_SCRIPT` selects
 //! scripts of [`http`] by a part of their path, `RQ_FUZZ_SECONDS` and `RQ_FUZZ_SEED` stretch and
-//! repeat [`fuzz`], `RQ_KILL_ROUNDS` and `RQ_KILL_SEED` stretch and repeat [`kill`].
+//! repeat [`fuzz`], `RQ_KILL_ROUNDS` and `RQ_KILL_SEED` stretch and repeat [`kill`]; those of
+//! [`cluster`] are named there.
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test may panic like the test itself")]
+#![expect(clippy::print_stdout, reason = "a test says with which seed it runs, and what it saw")]
 #![expect(clippy::print_stderr, reason = "a test says what it leaves out")]
 
 /// The HTTP contract as scripts, one behaviour a file: `http/*`.
@@ -19,6 +21,12 @@ mod process;
 
 /// `kill -9` in a loop while writers work; nothing acknowledged may be missing or doubled.
 mod kill;
+
+/// Three nodes: forming, failing, coming back, and what clients see of it.
+mod cluster;
+
+/// Three nodes as their operator and their clients use them.
+mod members;
 
 /// Who may depend on whom, licences and sources, module comments, the map.
 mod layers;

@@ -31,7 +31,7 @@ impl Cli {
 /// What can be asked for.
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Measures a single node beside a server that does nothing and the disk it writes to.
+    /// Measures a node, or a cluster, beside a server that does nothing and the disk it writes to.
     ///
     /// Builds rqd and this program with optimization, measures every figure several times in turn
     /// with what it is compared with, and prints a table: the median, the smallest and largest
@@ -52,6 +52,9 @@ enum Task {
 #[derive(Clone, Debug, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(crate) struct BenchArguments {
+    /// What is measured.
+    #[arg(value_enum, default_value_t = Measured::Node)]
+    pub(crate) measured: Measured,
     /// How often every figure is measured; the table shows the median.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) rounds: u32,
@@ -64,8 +67,8 @@ pub(crate) struct BenchArguments {
     /// Builds with the profile `dist`, the one of packages, instead of `release`.
     #[arg(long)]
     pub(crate) dist: bool,
-    /// One round of one second each, pauses over three seconds, a large database of 100 MB: to see
-    /// whether everything works, not to compare.
+    /// One round of one second each, pauses over three seconds, three failovers, a large database of
+    /// 100 MB: to see whether everything works, not to compare.
     #[arg(long)]
     pub(crate) quick: bool,
     /// Leaves out the start with a large database.
@@ -79,16 +82,33 @@ pub(crate) struct BenchArguments {
     pub(crate) directory: Option<PathBuf>,
 }
 
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Measured {
+    /// A single node.
+    Node,
+    /// Three nodes on this machine.
+    Cluster,
+}
+
 /// Arguments of `soak`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct SoakArguments {
     /// Which suite.
     #[arg(value_enum)]
     pub(crate) suite: Suite,
+    /// Which part of the suite `cluster`; otherwise all of them, one after the other.
+    #[arg(value_enum)]
+    pub(crate) part: Option<ClusterPart>,
     /// How much: crash points of a node (crash), seeds (determinism, in twenties), logs of several
-    /// crashes each (storage), kills (kill). Each suite has its own default.
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    /// crashes each (storage), kills (kill), runs (cluster races and images). Each suite has its
+    /// own default.
+    #[arg(long, visible_alias = "runs", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) points: Option<u64>,
+    /// How long, in seconds: each history (cluster nemesis and histories), the peace between two
+    /// restarts (cluster rolling).
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) seconds: Option<u64>,
     /// The first seed, to repeat a run; otherwise one by chance. `storage` runs this seed alone.
     #[arg(long)]
     pub(crate) seed: Option<u64>,
@@ -105,6 +125,23 @@ pub(crate) enum Suite {
     Storage,
     /// `kill -9` of the real process while writers work.
     Kill,
+    /// Clusters of real processes.
+    Cluster,
+}
+
+/// A part of the suite of clusters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ClusterPart {
+    /// Starting three nodes in any order, with any delay.
+    Races,
+    /// Every harm there is, in namespaces, while histories are recorded; needs root.
+    Nemesis,
+    /// Killed and stopped processes while histories are recorded.
+    Histories,
+    /// Restarting one node after the other under load.
+    Rolling,
+    /// Equal images after hostile requests, restarts and installed snapshots.
+    Images,
 }
 
 /// Arguments of `null-server`.

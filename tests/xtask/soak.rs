@@ -12,7 +12,7 @@ use std::{
 use rq_tests::binaries::workspace_root;
 
 use crate::{
-    cli::{SoakArguments, Suite},
+    cli::{ClusterPart, SoakArguments, Suite},
     failure::Failure,
     output,
 };
@@ -32,6 +32,27 @@ const STORAGE_RUNS: u64 = 20_000;
 /// Kills of `kill`, if nothing else is asked for.
 const KILL_ROUNDS: u64 = 500;
 
+/// Orders in which a cluster is started, if nothing else is asked for.
+const CLUSTER_RACES: u64 = 200;
+
+/// Runs of the images of a cluster, if nothing else is asked for.
+const CLUSTER_IMAGES: u64 = 20;
+
+/// Seconds of each history of a cluster, if nothing else is asked for.
+const CLUSTER_SECONDS: u64 = 300;
+
+/// Seconds between two restarts of nodes, if nothing else is asked for.
+const CLUSTER_PEACE_SECONDS: u64 = 10;
+
+/// Every part of the suite of clusters, the short ones first.
+const CLUSTER_PARTS: [ClusterPart; 5] = [
+    ClusterPart::Rolling,
+    ClusterPart::Races,
+    ClusterPart::Images,
+    ClusterPart::Histories,
+    ClusterPart::Nemesis,
+];
+
 /// One start of Cargo: its arguments, and the variables the suite reads.
 #[derive(Debug, PartialEq, Eq)]
 struct Start {
@@ -44,7 +65,12 @@ pub(crate) fn run(arguments: &SoakArguments) -> Result<ExitCode, Failure> {
     let begin = Instant::now();
     // Small enough to be typed again, and for suites to count up from.
     let chance = RandomState::new().hash_one(std::process::id()) >> 40;
-    let starts = starts(arguments.suite, arguments.points, arguments.seed, chance);
+    if arguments.suite != Suite::Cluster
+        && (arguments.part.is_some() || arguments.seconds.is_some())
+    {
+        return Err(Failure::program("soak", "parts and seconds belong to the suite cluster"));
+    }
+    let starts = starts(arguments, chance);
     let count = starts.len();
     let mut code = 0;
     for (number, start) in (1..).zip(starts) {
@@ -60,9 +86,14 @@ pub(crate) fn run(arguments: &SoakArguments) -> Result<ExitCode, Failure> {
 }
 
 /// What has to be started for a suite. `chance` is the seed if none is asked for.
-fn starts(suite: Suite, points: Option<u64>, seed: Option<u64>, chance: u64) -> Vec<Start> {
+fn starts(arguments: &SoakArguments, chance: u64) -> Vec<Start> {
+    let SoakArguments { suite, part, points, seconds, seed } = *arguments;
     let first = seed.unwrap_or(chance);
     match suite {
+        Suite::Cluster => {
+            let parts = part.map_or_else(|| CLUSTER_PARTS.to_vec(), |part| vec![part]);
+            parts.into_iter().map(|part| cluster_start(part, points, seconds, first)).collect()
+        }
         Suite::Crash => vec![Start::new(
             &["-p", "rq-node", "--lib", "crash"],
             vec![
@@ -99,6 +130,27 @@ fn starts(suite: Suite, points: Option<u64>, seed: Option<u64>, chance: u64) -> 
             ],
         )],
     }
+}
+
+fn cluster_start(part: ClusterPart, points: Option<u64>, seconds: Option<u64>, seed: u64) -> Start {
+    let runs = |default: u64| ("RQ_CLUSTER_RUNS", points.unwrap_or(default).to_string());
+    let seconds = |default: u64| ("RQ_CLUSTER_SECONDS", seconds.unwrap_or(default).to_string());
+    let (binary, test, extent) = match part {
+        ClusterPart::Races => ("tests", "cluster::forming::races", runs(CLUSTER_RACES)),
+        ClusterPart::Images => ("tests", "cluster::images::hostile", runs(CLUSTER_IMAGES)),
+        ClusterPart::Histories => ("tests", "cluster::histories::", seconds(CLUSTER_SECONDS)),
+        ClusterPart::Rolling => ("tests", "cluster::rolling::", seconds(CLUSTER_PEACE_SECONDS)),
+        ClusterPart::Nemesis => ("outside", "nemesis::everything", seconds(CLUSTER_SECONDS)),
+    };
+    let variables = vec![
+        extent,
+        ("RQ_CLUSTER_SEED", seed.to_string()),
+        ("RQ_TEST_PROFILE", "release".to_owned()),
+    ];
+    // One history at a time: clusters beside each other would take each other's processors.
+    let mut start = Start::new(&["-p", "rq-tests", "--test", binary, test], variables);
+    start.arguments.push("--test-threads=1");
+    start
 }
 
 impl Start {
@@ -162,8 +214,12 @@ fn passed_tests(line: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
+    fn arguments(suite: Suite, points: Option<u64>, seed: Option<u64>) -> SoakArguments {
+        SoakArguments { suite, part: None, points, seconds: None, seed }
+    }
+
     fn described(suite: Suite, points: Option<u64>, seed: Option<u64>) -> Vec<String> {
-        starts(suite, points, seed, 7).iter().map(Start::describe).collect()
+        starts(&arguments(suite, points, seed), 7).iter().map(Start::describe).collect()
     }
 
     #[test]
@@ -208,7 +264,7 @@ mod tests {
         for (suite, file) in files {
             let text = std::fs::read_to_string(workspace_root().join(file)).unwrap();
             for seed in [None, Some(1)] {
-                for start in starts(suite, None, seed, 7) {
+                for start in starts(&arguments(suite, None, seed), 7) {
                     let mut variables = start.variables.iter().map(|(name, _)| *name);
                     // That one is for the harness.
                     let missing =
@@ -216,6 +272,36 @@ mod tests {
                     assert_eq!(missing, None, "{file}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn parts_of_the_cluster_are_tests_there_are() {
+        let asked = SoakArguments {
+            part: Some(ClusterPart::Races),
+            ..arguments(Suite::Cluster, Some(20), Some(3))
+        };
+        let line = starts(&asked, 7)[0].describe();
+        assert_eq!(
+            line,
+            "RQ_CLUSTER_RUNS=20 RQ_CLUSTER_SEED=3 RQ_TEST_PROFILE=release cargo test --release \
+             -p rq-tests --test tests cluster::forming::races -- --nocapture --test-threads=1"
+        );
+        let all = described(Suite::Cluster, None, None);
+        assert_eq!(all.len(), CLUSTER_PARTS.len());
+        let mut text = String::new();
+        for file in ["cluster", "cluster/forming", "cluster/images", "cluster/histories", "nemesis"]
+        {
+            let path = workspace_root().join(format!("tests/{file}.rs"));
+            text.push_str(&std::fs::read_to_string(path).unwrap());
+        }
+        for (line, name) in
+            all.iter().zip(["mod rolling", "fn races", "fn hostile", "mod histories", "everything"])
+        {
+            assert!(text.contains(name), "{line}");
+        }
+        for variable in ["RQ_CLUSTER_RUNS", "RQ_CLUSTER_SECONDS", "RQ_CLUSTER_SEED"] {
+            assert!(text.contains(&format!("(\"{variable}\"")), "{variable}");
         }
     }
 

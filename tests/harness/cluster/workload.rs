@@ -72,6 +72,16 @@ pub fn run(
     });
 }
 
+/// Tells clients to end when it is dropped, so that a test that fails does not wait for them for ever.
+#[derive(Debug)]
+pub struct EndsClients<'a>(pub &'a AtomicBool);
+
+impl Drop for EndsClients<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// How requests ended.
 #[derive(Debug, Default)]
 struct Counts {

@@ -45,12 +45,29 @@ pub(crate) enum Figure {
     PauseCheckpoints,
     /// The longest time a checkpoint kept the applier waiting, as the node itself tells.
     CheckpointPause,
+    /// Inserts of one row on the leader of three nodes, by connections.
+    ClusterInsert(u32),
+    /// Reads of one row, level `linearizable`, on the leader of three, 64 connections.
+    ClusterReadLeader,
+    /// The same on a follower.
+    ClusterReadFollower,
+    /// The most resident memory any of three nodes ever had through all loads.
+    ClusterPeakMemory,
+    /// From `kill -9` of the leader to the next acknowledged write.
+    Failover,
+    /// Copying the large database and making the copy durable.
+    CopyRate,
+    /// A new node's joining the node that has the large database, until it is ready.
+    JoinRate,
+    /// The most resident memory of that new node, and of the one it joined.
+    JoinMemory,
 }
 
 /// What a value counts.
 #[derive(Clone, Copy, Debug)]
 enum Unit {
     PerSecond,
+    BytesPerSecond,
     Microseconds,
     Bytes,
     Count,
@@ -132,6 +149,26 @@ const LINES: &[Line] = &[
     line(Figure::PauseMedian, "median of that writer", Unit::Microseconds),
     line(Figure::PauseCheckpoints, "checkpoints meanwhile", Unit::Count),
     line(Figure::CheckpointPause, "longest checkpoint pause (own count)", Unit::Microseconds),
+    line(Figure::ClusterInsert(1), "inserts, 3 nodes, 1 connection", Unit::PerSecond)
+        .to(Figure::NullPost(1), "null POST"),
+    line(Figure::ClusterInsert(16), "inserts, 3 nodes, 16 connections", Unit::PerSecond)
+        .to(Figure::NullPost(16), "null POST"),
+    line(Figure::ClusterInsert(64), "inserts, 3 nodes, 64 connections", Unit::PerSecond)
+        .to(Figure::NullPost(64), "null POST")
+        .floor(Floor::AtLeastShare(0.13)),
+    line(Figure::ClusterReadLeader, "reads (linearizable), leader of 3", Unit::PerSecond)
+        .to(Figure::NullGet, "null GET"),
+    line(Figure::ClusterReadFollower, "reads (linearizable), follower of 3", Unit::PerSecond)
+        .to(Figure::NullGet, "null GET"),
+    line(Figure::ClusterPeakMemory, "memory, peak under load, any of 3", Unit::Bytes)
+        .floor(Floor::AtMost(80e6)),
+    line(Figure::Failover, "leader killed to next write", Unit::Microseconds)
+        .floor(Floor::Below(2e6)),
+    line(Figure::CopyRate, "copy of the large database", Unit::BytesPerSecond),
+    line(Figure::JoinRate, "join to the large database", Unit::BytesPerSecond)
+        .to(Figure::CopyRate, "copy")
+        .floor(Floor::AtLeastShare(0.50)),
+    line(Figure::JoinMemory, "memory, peak while joining", Unit::Bytes).floor(Floor::AtMost(80e6)),
 ];
 
 /// Everything measured so far.
@@ -182,7 +219,7 @@ impl Figures {
             (Some(Floor::AtMostAbove(_)), _) => {
                 above.map(|(above, name)| format!("{name} {}", signed(above, line.unit)))
             }
-            (_, Unit::PerSecond) => {
+            (_, Unit::PerSecond | Unit::BytesPerSecond) => {
                 share.map(|(share, name)| format!("{:.1} % of {name}", share * 100.0))
             }
             (_, _) => share.map(|(share, name)| format!("{share:.1} × {name}")),
@@ -215,6 +252,7 @@ impl Unit {
     fn show(self, value: f64) -> String {
         match self {
             Self::PerSecond => format!("{}/s", thousands(value)),
+            Self::BytesPerSecond => format!("{:.0} MB/s", value / 1e6),
             Self::Microseconds if value >= 10_000.0 => format!("{:.1} ms", value / 1000.0),
             Self::Microseconds => format!("{value:.0} µs"),
             Self::Bytes => format!("{:.1} MB", value / 1e6),

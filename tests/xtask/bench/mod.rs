@@ -1,4 +1,4 @@
-//! Measures a single node beside a null server and the disk.
+//! Measures a single node, or three as a cluster, beside a null server and the disk.
 //!
 //! - What is compared is measured in turn within one round, so that whatever else the machine does
 //!   meets both.
@@ -9,6 +9,7 @@
 pub(crate) mod load_report;
 pub(crate) mod samples;
 
+mod cluster;
 mod disk;
 mod figures;
 mod programs;
@@ -27,7 +28,11 @@ use rustix::fs::statfs;
 use tempfile::TempDir;
 
 use self::{figures::Figures, programs::Programs};
-use crate::{cli::BenchArguments, failure::Failure, output};
+use crate::{
+    cli::{BenchArguments, Measured},
+    failure::Failure,
+    output,
+};
 
 /// What `statfs` says of a file system in memory on Linux.
 const TMPFS_MAGIC: u64 = 0x0102_1994;
@@ -46,18 +51,21 @@ struct Extent {
     pause_seconds: u64,
     /// The bytes of the large database; 0 for none.
     large_bytes: u64,
+    /// How often a leader is killed.
+    failovers: u32,
 }
 
 impl Extent {
     fn of(arguments: &BenchArguments) -> Self {
         let mut extent = if arguments.quick {
-            Self { rounds: 1, seconds: 1, pause_seconds: 3, large_bytes: 100_000_000 }
+            Self { rounds: 1, seconds: 1, pause_seconds: 3, large_bytes: 100_000_000, failovers: 3 }
         } else {
             Self {
                 rounds: arguments.rounds,
                 seconds: arguments.seconds,
                 pause_seconds: 10,
                 large_bytes: 1_000_000_000,
+                failovers: 20,
             }
         };
         if arguments.skip_large {
@@ -98,9 +106,14 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<(), Failure> {
     if let Some(busy) = busy.filter(|busy| *busy > BUSY_PROCESSORS_MAX) {
         bench.doubts.push(format!("{busy} processors were busy on average before the start"));
     }
-    throughput::measure(&mut bench)?;
-    throughput::measure_pauses(&mut bench)?;
-    restarts::measure(&mut bench)?;
+    match arguments.measured {
+        Measured::Node => {
+            throughput::measure(&mut bench)?;
+            throughput::measure_pauses(&mut bench)?;
+            restarts::measure(&mut bench)?;
+        }
+        Measured::Cluster => cluster::measure(&mut bench)?,
+    }
     bench.report();
     scratch.close().map_err(Failure::system("removing the data"))
 }

@@ -17,17 +17,17 @@ use crate::{failure::Failure, output};
 const SCHEMA: &str = r#"["CREATE TABLE foo (id INTEGER NOT NULL PRIMARY KEY, name TEXT)"]"#;
 
 /// An insert of one row.
-const INSERT: &str = r#"["INSERT INTO foo(name) VALUES('fiona')"]"#;
+pub(super) const INSERT: &str = r#"["INSERT INTO foo(name) VALUES('fiona')"]"#;
 
 /// A read of one row by its key, at level none.
 const READ_NONE: &str = "/db/query?level=none&q=SELECT%20*%20FROM%20foo%20WHERE%20id%3D1";
 
 /// The same at level linearizable.
-const READ_LINEARIZABLE: &str =
+pub(super) const READ_LINEARIZABLE: &str =
     "/db/query?level=linearizable&q=SELECT%20*%20FROM%20foo%20WHERE%20id%3D1";
 
 /// Where inserts go.
-const EXECUTE: &str = "/db/execute";
+pub(super) const EXECUTE: &str = "/db/execute";
 
 /// How many connections reads use, and the most that inserts use.
 const CONNECTIONS_MAX: u32 = 64;
