@@ -7,6 +7,10 @@
 //! cluster only. The cluster is founded only when all have agreed. So of two groups that overlap at most one gets
 //! a majority to listen to it: the nodes in both listen to one of them.
 //!
+//! # New addresses
+//! A member that starts at another address than the membership has tells those it was told of, which dial it there from then
+//! on. So a majority finds itself even if all were given new addresses; then each asks the leader to store its own.
+//!
 //! # Joining
 //! Each address is asked in turn; a node that does not lead names the leader, which is asked next. What the leader answers
 //! is final. A node that was a member already only makes sure of it, so the same flags serve for every start.
@@ -93,6 +97,7 @@ impl Node {
             Formation::Join { addresses, attempts, interval, credentials } => {
                 inner.refuse_join_of_single_node()?;
                 for attempt in 1..=*attempts {
+                    inner.tell_new_address(addresses, credentials.as_ref()).await;
                     if inner.join_through(addresses, credentials.as_ref()).await {
                         return Ok(());
                     }
@@ -222,9 +227,10 @@ impl Inner {
             if self.progress.is_stopping() {
                 return Err("stopped while forming a cluster".to_owned());
             }
-            if self.consensus.leader().is_some() {
+            if self.consensus.leader().is_some() && !self.has_moved() {
                 return Ok(());
             }
+            self.tell_new_address(addresses, credentials).await;
             if self.join_quietly(addresses, credentials).await {
                 return Ok(());
             }
@@ -274,7 +280,7 @@ impl Inner {
         if own.cluster.is_none() {
             self.hear(own.clone());
         }
-        for address in addresses {
+        for address in addresses.iter().filter(|address| **address != own.raft_addr) {
             let ask = Ask::Notify(own.clone());
             if let Err(error) =
                 self.client.ask(address, ask, credentials.cloned(), ASK_TIMEOUT).await
@@ -287,13 +293,40 @@ impl Inner {
         }
     }
 
-    /// Another node is here and would found a cluster.
+    /// Whether the membership has this node at another address.
+    fn has_moved(&self) -> bool {
+        let members = self.consensus.members();
+        let own = members.iter().find(|member| member.raft_id == self.raft_id);
+        own.is_some_and(|own| own.peer.raft_addr != self.options.raft_addr)
+    }
+
+    /// A member that was given another address tells the others: if all were, none could be found otherwise.
+    async fn tell_new_address(&self, addresses: &[String], credentials: Option<&Credentials>) {
+        if self.has_moved() {
+            self.announce(addresses, credentials).await;
+        }
+    }
+
+    /// Another node is here: it would found a cluster, or is a member that was given another address.
     ///
     /// # Errors
     /// Raft has ended.
     pub(crate) async fn notified(&self, newcomer: Newcomer) -> Result<(), Error> {
         if !self.consensus.is_initialized().await? {
             self.hear(newcomer);
+            return Ok(());
+        }
+        let same_cluster = newcomer.cluster.is_some_and(|theirs| self.cluster.is(&theirs));
+        let members = self.consensus.members();
+        let known = members.iter().find(|member| member.raft_id == newcomer.raft_id);
+        if same_cluster && known.is_some_and(|known| known.peer.raft_addr != newcomer.raft_addr) {
+            tracing::info!(
+                component = "store",
+                "node {} says that it is at {} now",
+                newcomer.name,
+                newcomer.raft_addr
+            );
+            self.cluster.note_address(newcomer.raft_id, &newcomer.raft_addr);
         }
         Ok(())
     }

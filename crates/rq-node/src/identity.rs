@@ -1,6 +1,7 @@
 //! Who this node is: the stored identity, or a new one for a new data directory.
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError, RwLock},
 };
@@ -18,9 +19,29 @@ pub(crate) struct Cluster {
     pub(crate) raft_id: u64,
     id: RwLock<Option<String>>,
     directory: Mutex<Option<DataDirectory>>,
+    /// Where members say they are now, by their numbers, if the membership does not know it yet: after all nodes were given new
+    /// addresses it cannot be told before they have found each other.
+    moved: RwLock<BTreeMap<u64, String>>,
 }
 
 impl Cluster {
+    /// Notes where a member says it is.
+    pub(crate) fn note_address(&self, raft_id: u64, address: &str) {
+        let mut moved = self.moved.write().unwrap_or_else(PoisonError::into_inner);
+        moved.insert(raft_id, address.to_owned());
+    }
+
+    /// Where to dial a member: where it says it is, or else where the membership says.
+    pub(crate) fn address(&self, raft_id: u64, known: &str) -> String {
+        let moved = self.moved.read().unwrap_or_else(PoisonError::into_inner);
+        moved.get(&raft_id).map_or(known, String::as_str).to_owned()
+    }
+
+    /// The membership knows this address now.
+    pub(crate) fn forget_address(&self, raft_id: u64) {
+        self.moved.write().unwrap_or_else(PoisonError::into_inner).remove(&raft_id);
+    }
+
     /// The cluster this node belongs to; `None` until it has founded or joined one.
     pub(crate) fn id(&self) -> Option<String> {
         self.id.read().unwrap_or_else(PoisonError::into_inner).clone()
@@ -110,6 +131,7 @@ pub(crate) fn open(
         raft_id: identity.incarnation,
         id: RwLock::new(identity.cluster_id),
         directory: Mutex::new(Some(directory)),
+        moved: RwLock::default(),
     };
     Ok((paths, Arc::new(cluster)))
 }

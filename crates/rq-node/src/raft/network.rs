@@ -109,6 +109,11 @@ impl RaftNetworkFactory<TypeConfig> for Connector {
 }
 
 impl Connection {
+    /// Where to dial; a member may have moved.
+    fn address(&self) -> String {
+        self.connector.cluster.address(self.to, &self.peer.raft_addr)
+    }
+
     fn header(&self) -> Header {
         Header {
             cluster: self.connector.cluster.id().unwrap_or_default(),
@@ -125,12 +130,8 @@ impl Connection {
         timeout: Duration,
     ) -> impl Future<Output = Result<Answer, RPCError<TypeConfig>>> + Send + use<> {
         let peer = self.peer.clone();
-        let call = Call {
-            to: peer.raft_addr.clone(),
-            lane,
-            request: request.encode(self.header()),
-            timeout,
-        };
+        let call =
+            Call { to: self.address(), lane, request: request.encode(self.header()), timeout };
         let answer = self.connector.network.call(call);
         async move { received(&peer, answer.await) }
     }
@@ -240,8 +241,8 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             closing: encode_vote(&vote),
         };
         tracing::info!(component = "snapshot", "sending the database to {}", self.peer);
-        let to = &self.peer.raft_addr;
-        let sent = connector.transfers.send(&connector.network, to, cargo, cancel).await;
+        let to = self.address();
+        let sent = connector.transfers.send(&connector.network, &to, cargo, cancel).await;
         match sent {
             Ok(sent) => {
                 tracing::info!(

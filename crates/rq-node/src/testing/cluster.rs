@@ -423,3 +423,56 @@ async fn a_leader_whose_disk_is_full_hands_over_and_follows_again_when_it_is_fre
     }
     cluster.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_find_each_other_although_all_were_given_new_addresses() {
+    for together in [false, true] {
+        let cluster = Cluster::of_three().await;
+        let leader = cluster.leader().await;
+        leader.node.execute(write(&["CREATE TABLE t (n INTEGER PRIMARY KEY)"])).await.unwrap();
+        let Cluster { board, members } = cluster;
+        let mut moved = Cluster { board, members: Vec::new() };
+        for Member { node, directory, name } in members {
+            node.shutdown().await;
+            drop(node);
+            let new = format!("new-{name}:4002");
+            let options =
+                Options { raft_addr: new.clone(), ..Cluster::node_options(&directory, &name) };
+            let environment =
+                Environment { network: moved.board.line(&new), ..Environment::real() };
+            let node = Node::open(options, environment).await.unwrap();
+            moved.members.push(Member { node, directory, name });
+        }
+        let addresses: Vec<String> =
+            moved.members.iter().map(|member| format!("new-{}:4002", member.name)).collect();
+        let formation = if together {
+            Formation::Together { addresses, expect: 3, timeout: PATIENCE, credentials: None }
+        } else {
+            let interval = Duration::from_millis(300);
+            Formation::Join { addresses, attempts: 50, interval, credentials: None }
+        };
+        let forming = moved.members.iter().map(|member| member.node.form(&formation));
+        for formed in futures_util::future::join_all(forming).await {
+            formed.unwrap();
+        }
+        for member in &moved.members {
+            wait_ready(&member.node).await;
+        }
+        let began = std::time::Instant::now();
+        while insert(&moved.members[1].node, 1).await.is_err() {
+            // On a busy machine there may be another election.
+            assert!(began.elapsed() < PATIENCE, "it takes writes");
+        }
+        let stored = async {
+            loop {
+                let members = moved.members[2].node.status().members;
+                if members.iter().all(|member| member.raft_addr.starts_with("new-")) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, stored).await.expect("the new addresses are stored");
+        moved.close().await;
+    }
+}
