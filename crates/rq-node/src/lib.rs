@@ -33,6 +33,7 @@ mod forward;
 mod membership;
 mod peers;
 mod read;
+mod retirement;
 mod service;
 mod write;
 
