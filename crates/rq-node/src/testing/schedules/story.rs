@@ -48,6 +48,8 @@ pub(super) struct Story {
     errands: Vec<JoinHandle<()>>,
     /// Whether a member is being removed or has lost its disk in this round.
     reduced: bool,
+    /// How many machines were members, for sure, when all was well last: the first of them.
+    settled: usize,
     pub(super) tally: Tally,
 }
 
@@ -85,6 +87,7 @@ impl Story {
             clients: Vec::new(),
             errands: Vec::new(),
             reduced: false,
+            settled: 0,
             tally: Tally { schedules: 1, ..Tally::default() },
         }
     }
@@ -136,6 +139,7 @@ impl Story {
             self.start(self.machines.len() - 1, formation).await;
         }
         self.whole().await;
+        self.settled = nodes;
         let Life { node, host, .. } = self.machines[0].life.as_ref().expect("it was started");
         execute(node, host, Workload::tables(), 10_000).await.expect("a calm cluster takes writes");
     }
@@ -358,7 +362,7 @@ impl Story {
     }
 
     fn remove(&mut self, position: usize) {
-        if self.reduced || self.machines.len() < 3 {
+        if self.reduced || self.settled < 3 || position >= self.settled {
             return;
         }
         let name = self.machines[position].name.clone();
@@ -400,7 +404,7 @@ impl Story {
     }
 
     async fn lose_disk(&mut self, position: usize) {
-        if self.reduced || self.machines.len() < 3 {
+        if self.reduced || self.settled < 3 || position >= self.settled {
             return;
         }
         self.reduced = true;
@@ -483,6 +487,7 @@ impl Story {
         self.discard_unwanted().await;
         self.compare().await;
         self.reduced = false;
+        self.settled = self.machines.len();
         self.watch();
     }
 
