@@ -10,7 +10,7 @@ use std::{
     process::{Command, Output},
 };
 
-use rq_tests::{Node, binaries::tests_root};
+use rq_tests::{Node, binaries::tests_root, cluster::Cluster};
 
 use crate::Suite;
 
@@ -21,6 +21,21 @@ pub(crate) fn suites() -> Vec<Suite> {
         Suite { name: "clients::sqlalchemy_rqlite", need: need_sqlalchemy, run: sqlalchemy },
         Suite { name: "clients::rqlite_js", need: need_rqlite_js, run: rqlite_js },
         Suite { name: "clients::gorqlite", need: need_gorqlite, run: gorqlite },
+        Suite {
+            name: "clients::pyrqlite_while_the_leader_dies",
+            need: need_pyrqlite,
+            run: || while_the_leader_dies(&mut python_scenario("pyrqlite")),
+        },
+        Suite {
+            name: "clients::rqlite_js_while_the_leader_dies",
+            need: need_rqlite_js,
+            run: || while_the_leader_dies(&mut rqlite_js_scenario()),
+        },
+        Suite {
+            name: "clients::gorqlite_while_the_leader_dies",
+            need: need_gorqlite,
+            run: || while_the_leader_dies(&mut gorqlite_scenario()),
+        },
     ]
 }
 
@@ -62,25 +77,59 @@ fn need_gorqlite() -> Result<(), String> {
 }
 
 fn pyrqlite() {
-    python("pyrqlite");
+    run(&mut python_scenario("pyrqlite"));
 }
 
 fn sqlalchemy() {
-    python("sqlalchemy");
-}
-
-fn python(name: &str) {
-    run(Command::new(place(name).join("venv/bin/python")).arg(source(name).join("scenario.py")));
+    run(&mut python_scenario("sqlalchemy"));
 }
 
 fn rqlite_js() {
-    let scenario = place("rqlite_js").join("scenario.js");
-    fs::copy(source("rqlite_js").join("scenario.js"), &scenario).unwrap();
-    run(Command::new("node").arg(scenario));
+    run(&mut rqlite_js_scenario());
 }
 
 fn gorqlite() {
-    run(&mut Command::new(place("gorqlite").join("scenario")));
+    run(&mut gorqlite_scenario());
+}
+
+fn python_scenario(name: &str) -> Command {
+    let mut python = Command::new(place(name).join("venv/bin/python"));
+    python.arg(source(name).join("scenario.py"));
+    python
+}
+
+fn rqlite_js_scenario() -> Command {
+    let scenario = place("rqlite_js").join("scenario.js");
+    fs::copy(source("rqlite_js").join("scenario.js"), &scenario).unwrap();
+    let mut node = Command::new("node");
+    node.arg(scenario);
+    node
+}
+
+fn gorqlite_scenario() -> Command {
+    Command::new(place("gorqlite").join("scenario"))
+}
+
+/// Runs a scenario against a follower of three nodes. The leader is killed in the moment it begins: the client's
+/// first writes find no leader, wait for the next one, and nothing of it reaches the client.
+fn while_the_leader_dies(scenario: &mut Command) {
+    let mut cluster = Cluster::start(3);
+    cluster.wait_all_ready();
+    let leader = cluster.wait_leader();
+    let follower = cluster.a_follower();
+    cluster.kill(leader);
+    let output = scenario.arg(cluster.http_addr(follower)).arg("several nodes").output().unwrap();
+    assert!(
+        output.status.success(),
+        "{}\n{}{}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+        cluster.logs()
+    );
+    cluster.launch_again(leader);
+    cluster.wait_all_ready();
+    cluster.assert_equal_images();
 }
 
 /// Runs a scenario against a node of its own, and stops that node in good order.
