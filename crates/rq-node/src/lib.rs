@@ -46,6 +46,7 @@ mod housekeeping;
 mod identity;
 mod progress;
 mod raft;
+mod recovery;
 mod transfer;
 
 mod environment;
