@@ -155,6 +155,28 @@ fn members_are_shown_handed_over_and_removed_through_any_node() {
 }
 
 #[test]
+fn a_leader_that_is_removed_ends_its_part_in_raft_if_told_to() {
+    let mut nodes = three(&["-raft-remove-shutdown"]);
+    wait("not everybody votes", || status(&nodes[0], "store.quorum.needed") == 2);
+    nodes[1].execute(r#"["CREATE TABLE t(a)"]"#);
+    let removed = delete(&nodes[1], r#"{"id":"1"}"#);
+    assert_eq!((removed.status, removed.text()), (200, String::new()));
+    wait("Raft goes on", || status(&nodes[0], "store.raft.state") == "Shutdown");
+    wait("nobody leads", || nodes[1].post("/db/execute", r#"["SELECT 1"]"#).status == 200);
+    let own = nodes[0].post("/db/query?level=none", r#"["SELECT count(*) FROM t"]"#);
+    assert_eq!(own.json()["results"][0]["values"][0][0], 0);
+    assert_eq!(nodes[0].get("/readyz").status, 503);
+    // Whoever does not lead when it is removed goes on.
+    let follower = if status(&nodes[1], "store.leader.node_id") == "2" { 2 } else { 1 };
+    let body = format!(r#"{{"id":"{}"}}"#, follower + 1);
+    let removed = delete(&nodes[3 - follower], &body);
+    assert_eq!((removed.status, removed.text()), (200, String::new()), "{:?}", removed.headers);
+    thread::sleep(Duration::from_millis(300));
+    assert_ne!(status(&nodes[follower], "store.raft.state"), "Shutdown");
+    assert_eq!(nodes[0].stop(), 0);
+}
+
+#[test]
 fn the_same_flags_again_are_harmless_and_others_are_refused() {
     let mut nodes = three(&[]);
     nodes[0].execute(r#"["CREATE TABLE t(a)"]"#);

@@ -6,8 +6,8 @@
 //!   are one session of `bash` in an empty directory.
 //! - A command that begins with `cargo run` is executed for real, except that `--release` is left
 //!   out (the test needs no second build). It gets a terminal of its own: it goes on while the later
-//!   commands run and is stopped with SIGTERM at the end. The session goes on when `/readyz` says
-//!   so on the default port. The lines under it are lines of its log, in order, others between them.
+//!   commands run and is stopped with SIGTERM at the end, unless a `kill -9` among them ended it. The
+//!   session goes on when `/readyz` says so where `-http-addr` says, or on the default port. The lines under it are lines of its log, in order, others between them.
 //! - In expected lines `[..]` stands for anything within the line, a line `...` for any lines.
 //! - A `sh` block holds what is not executed here: the test command, one line that begins with
 //!   `cargo test`. `.ci/run` reads that line from `README.md` and executes it.
@@ -83,17 +83,25 @@ fn every_command_prints_what_it_says() {
     );
     let place = TempDir::new().unwrap();
     let mut running = Vec::new();
+    let mut kills = 0;
     for step in steps {
+        kills += usize::from(step.command.starts_with("kill -9"));
         if step.command.starts_with("cargo run") {
             let mut process = Process::start_command(in_place(&step.command, place.path()));
-            wait_ready(&mut process);
+            wait_ready(&mut process, &http_address(&step.command));
             check_log(&step, &process.stderr());
             running.push(process);
         } else {
             check_output(&step, place.path());
         }
     }
+    let killed = |process: &mut Process| process.try_wait().is_some();
+    let ended = running.iter_mut().map(killed).filter(|killed| *killed).count();
+    assert_eq!(ended, kills, "every node but those killed still runs");
     for mut process in running {
+        if process.try_wait().is_some() {
+            continue;
+        }
         process.signal(Signal::TERM);
         let status = process.wait(Duration::from_secs(60));
         assert!(status.success(), "{status}: {}", process.stderr().join("\n"));
@@ -122,10 +130,16 @@ fn in_place(command: &str, place: &Path) -> Command {
     shell
 }
 
-fn wait_ready(process: &mut Process) {
+/// Where the node of a command answers.
+fn http_address(command: &str) -> String {
+    let mut words = command.split(' ').skip_while(|word| *word != "-http-addr");
+    words.nth(1).unwrap_or(DEFAULT_ADDRESS).to_owned()
+}
+
+fn wait_ready(process: &mut Process, address: &str) {
     let start = Instant::now();
     loop {
-        let answer = Connection::open(DEFAULT_ADDRESS)
+        let answer = Connection::open(address)
             .and_then(|mut connection| connection.request(&Request::get("/readyz")));
         if answer.is_ok_and(|answer| answer.status == 200) {
             return;

@@ -37,7 +37,7 @@ pub fn rqd() -> &'static Path {
 
 /// Builds a program of the workspace with the given profile and returns its path.
 pub fn build(name: &str, profile: &str) -> PathBuf {
-    let run = CargoBuild::new()
+    let run = without_package_variables(CargoBuild::new())
         .manifest_path(workspace_root().join("Cargo.toml"))
         .package(name)
         .bin(name)
@@ -45,4 +45,15 @@ pub fn build(name: &str, profile: &str) -> PathBuf {
         .run()
         .unwrap_or_else(|error| panic!("building {name}: {error}"));
     run.path().to_owned()
+}
+
+/// Takes from Cargo what another Cargo told this process about its package. Build scripts look at
+/// that, and would make everything behind them be built again each time.
+pub fn without_package_variables(build: CargoBuild) -> CargoBuild {
+    let names = env::vars_os().map(|(name, _)| name);
+    let told = names.filter(|name| {
+        let name = name.to_string_lossy();
+        name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
+    });
+    told.fold(build, CargoBuild::env_remove)
 }

@@ -101,8 +101,8 @@ pub(crate) struct SoakArguments {
     #[arg(value_enum)]
     pub(crate) part: Option<ClusterPart>,
     /// How much: crash points of a node (crash), seeds (determinism, in twenties), logs of several
-    /// crashes each (storage), kills (kill), runs (cluster races and images). Each suite has its
-    /// own default.
+    /// crashes each (storage), kills (kill), schedules (schedules), runs (cluster races and images). Each
+    /// suite has its own default.
     #[arg(long, visible_alias = "runs", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) points: Option<u64>,
     /// How long, in seconds: each history (cluster nemesis and histories), the peace between two
@@ -125,6 +125,8 @@ pub(crate) enum Suite {
     Storage,
     /// `kill -9` of the real process while writers work.
     Kill,
+    /// Schedules of faults of a whole simulated cluster.
+    Schedules,
     /// Clusters of real processes.
     Cluster,
 }

@@ -32,6 +32,9 @@ const STORAGE_RUNS: u64 = 20_000;
 /// Kills of `kill`, if nothing else is asked for.
 const KILL_ROUNDS: u64 = 500;
 
+/// Schedules of `schedules`, if nothing else is asked for.
+const SCHEDULES: u64 = 2_000;
+
 /// Orders in which a cluster is started, if nothing else is asked for.
 const CLUSTER_RACES: u64 = 200;
 
@@ -120,6 +123,15 @@ fn starts(arguments: &SoakArguments, chance: u64) -> Vec<Start> {
                 || ("RQ_CRASH_RUNS", points.unwrap_or(STORAGE_RUNS).to_string()),
                 |seed| ("RQ_CRASH_SEED", seed.to_string()),
             )],
+        )],
+        // With assertions: openraft's see what cannot be seen from outside.
+        Suite::Schedules => vec![Start::new(
+            &["-p", "rq-node", "--lib", "schedules::clusters"],
+            vec![
+                ("RQ_SCHEDULES", points.unwrap_or(SCHEDULES).to_string()),
+                ("RQ_SCHEDULE_SEED", first.to_string()),
+                ("CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS", "true".to_owned()),
+            ],
         )],
         Suite::Kill => vec![Start::new(
             &["-p", "rq-tests", "--test", "tests", "kill::"],
@@ -235,6 +247,11 @@ mod tests {
             ),
             (Suite::Storage, "RQ_CRASH_SEED=3 cargo test --release -p rq-storage --lib log::crash"),
             (
+                Suite::Schedules,
+                "RQ_SCHEDULES=20 RQ_SCHEDULE_SEED=3 CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS=true \
+                 cargo test --release -p rq-node --lib schedules::clusters",
+            ),
+            (
                 Suite::Kill,
                 "RQ_KILL_ROUNDS=20 RQ_KILL_SEED=3 RQ_TEST_PROFILE=release \
                  cargo test --release -p rq-tests --test tests kill::",
@@ -259,6 +276,7 @@ mod tests {
             (Suite::Crash, "crates/rq-node/src/testing/crash.rs"),
             (Suite::Determinism, "crates/rq-sqlite/tests/apply/determinism.rs"),
             (Suite::Storage, "crates/rq-storage/src/log/crash.rs"),
+            (Suite::Schedules, "crates/rq-node/src/testing/schedules/mod.rs"),
             (Suite::Kill, "tests/kill.rs"),
         ];
         for (suite, file) in files {
@@ -266,9 +284,10 @@ mod tests {
             for seed in [None, Some(1)] {
                 for start in starts(&arguments(suite, None, seed), 7) {
                     let mut variables = start.variables.iter().map(|(name, _)| *name);
-                    // That one is for the harness.
+                    // These are for the harness and for Cargo.
+                    let others = ["RQ_TEST_PROFILE", "CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS"];
                     let missing =
-                        variables.find(|name| *name != "RQ_TEST_PROFILE" && !text.contains(name));
+                        variables.find(|name| !others.contains(name) && !text.contains(name));
                     assert_eq!(missing, None, "{file}");
                 }
             }

@@ -116,6 +116,10 @@ async fn serve(
     let mut outcome =
         cluster::form(&running.node, &running.config, &running.users, &mut signals).await;
     if outcome.is_ok() {
+        if running.config.cluster.stop_when_removed {
+            let node = running.node.clone();
+            tokio::spawn(async move { node.retire_when_removed().await });
+        }
         tell_ready(&running.config);
         outcome = tokio::select! {
             () = signals.first() => Ok(()),

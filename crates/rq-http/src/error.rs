@@ -52,6 +52,7 @@ fn status_everywhere(error: &Error) -> Option<StatusCode> {
     match error {
         Error::LeaderNotFound
         | Error::ApplyStalled { .. }
+        | Error::EnqueueTimeout
         | Error::Overloaded
         | Error::ShuttingDown
         | Error::Stopped(_) => Some(StatusCode::SERVICE_UNAVAILABLE),
@@ -64,7 +65,6 @@ fn status_everywhere(error: &Error) -> Option<StatusCode> {
         | Error::NotLeader { .. }
         | Error::StaleRead
         | Error::DeadlineExceeded
-        | Error::EnqueueTimeout
         | Error::WaitTimeout { .. }
         | Error::Request(_)
         | Error::Unreachable(_)
@@ -329,6 +329,9 @@ mod tests {
             Error::Request("r".to_owned()),
             Error::OutcomeUnknown("u".to_owned()),
             Error::Stopped("s".to_owned()),
+            Error::Unauthorized("Execute".to_owned()),
+            Error::Unreachable("n".to_owned()),
+            Error::Membership("m".to_owned()),
         ]
     }
 
@@ -344,7 +347,7 @@ mod tests {
             ("not_leader", 200, None),
             ("stale_read", 200, None),
             ("timeout_before_proposal", 200, None),
-            ("timeout_before_proposal", 200, Some(1)),
+            ("timeout_before_proposal", 503, Some(1)),
             ("query_timeout", 200, None),
             ("disk_full", 507, Some(5)),
             ("store_not_ready", 503, Some(5)),
@@ -354,6 +357,9 @@ mod tests {
             ("transaction_misuse", 200, None),
             ("outcome_unknown", 200, None),
             ("internal", 503, None),
+            ("unauthorized", 401, None),
+            ("forward_failed", 200, Some(1)),
+            ("membership", 200, None),
         ];
         for (error, expected) in every_error().iter().zip(table) {
             let status = status_everywhere(error).unwrap_or(StatusCode::OK).as_u16();

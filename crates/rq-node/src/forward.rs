@@ -47,6 +47,9 @@ impl Node {
     /// As [`Node::execute`], and [`Error::OutcomeUnknown`] if the leader's answer was lost.
     pub async fn execute_routed(&self, write: Write, route: &Route) -> Result<Written, Error> {
         let inner = self.open_inner()?;
+        if inner.consensus.is_alone() {
+            return self.execute(write).await;
+        }
         let mut attempt = inner.attempt(route);
         loop {
             let result = match inner.find_leader(&mut attempt).await? {
@@ -288,7 +291,7 @@ impl Inner {
 
     /// How long it is worth waiting for a new leader: an election with one round lost. A node without peers does not wait.
     fn election_patience(&self) -> Duration {
-        if self.consensus.view().peers == 0 {
+        if self.consensus.is_alone() {
             return Duration::ZERO;
         }
         self.options.timing.election_timeout.max(Duration::from_millis(500)) * 2

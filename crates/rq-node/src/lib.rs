@@ -36,6 +36,7 @@ mod forward;
 mod membership;
 mod peers;
 mod read;
+mod retirement;
 mod service;
 mod write;
 

@@ -114,6 +114,8 @@ pub(crate) struct Inner {
     office: Mutex<Option<(u64, tokio::time::Instant)>>,
     /// Whether this node has applied, since it was opened, what a leader said to be committed.
     caught_up: AtomicBool,
+    /// Whether Raft was ended on purpose, because this node was removed from its cluster.
+    pub(crate) retired: AtomicBool,
     housekeeper: Mutex<Option<Housekeeper>>,
 }
 
@@ -505,6 +507,7 @@ impl Inner {
             node_id: cluster.name.clone(),
             cluster,
             options,
+            retired: AtomicBool::new(false),
             housekeeper: Mutex::default(),
         })
     }
@@ -728,7 +731,7 @@ async fn watch_consensus(inner: Weak<Inner>) {
         let view = inner.consensus.view();
         inner.note_office(&view);
         if let Some(reason) = view.ended {
-            if !inner.progress.is_stopping() {
+            if !inner.progress.is_stopping() && !inner.retired.load(Ordering::Acquire) {
                 inner.progress.set_stopped(reason);
             }
             return;

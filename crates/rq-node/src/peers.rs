@@ -31,6 +31,11 @@ pub struct Reached {
 }
 
 impl Node {
+    /// Whether another node answers at this internode address.
+    pub async fn is_answered(&self, address: &str, timeout: Duration) -> bool {
+        self.inner().client.metadata(address, timeout).await.is_ok()
+    }
+
     /// Every member, sorted by id, as this node knows them.
     pub fn members(&self) -> Vec<Member> {
         self.inner().consensus.view().members

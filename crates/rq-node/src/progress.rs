@@ -12,8 +12,12 @@ use std::{
 };
 
 use rq_sqlite::EntryId;
-use tokio::{sync::watch, time::Instant};
+#[cfg(not(test))]
+use tokio::sync::watch;
+use tokio::time::Instant;
 
+#[cfg(test)]
+use crate::testing::watch;
 use crate::{Error, Impairment};
 
 /// The shared view. See the module's documentation.

@@ -270,12 +270,14 @@ const ASKING_PRAGMAS: &[&str] = &[
     "index_info",
     "index_list",
     "index_xinfo",
-    "integrity_check",
-    "quick_check",
     "table_info",
     "table_list",
     "table_xinfo",
 ];
+
+/// PRAGMAs after which a reader's connection is not used again: FTS5 keeps the structure of an index it has checked,
+/// and would find an index that was changed since damaged.
+const USED_UP_BY: &[&str] = &["integrity_check", "quick_check"];
 
 /// PRAGMAs a reader may not set, because they would take memory, other files or locks of this
 /// process, or the reader's own protection away.
@@ -332,7 +334,7 @@ fn judge_pragma(name: &str, has_value: bool, altered: &AtomicBool) -> Authorizat
     if name == "wal_checkpoint" || (has_value && PROTECTED_PRAGMAS.contains(&name)) {
         return Authorization::Deny;
     }
-    if has_value && !ASKING_PRAGMAS.contains(&name) {
+    if USED_UP_BY.contains(&name) || (has_value && !ASKING_PRAGMAS.contains(&name)) {
         altered.store(true, Ordering::Relaxed);
     }
     Authorization::Allow

@@ -112,9 +112,17 @@ pub(crate) fn is_table(table: &str) -> bool {
     pragma_of(table).is_some()
 }
 
-/// Whether `table` is the table-valued form (`pragma_x`) of a PRAGMA that is refused by name.
+/// PRAGMAs whose answer may depend on what this connection has done since it was opened (a search index is checked
+/// against a structure that is kept): a client may see it, a table may not.
+const OF_THIS_CONNECTION: &[&str] = &["integrity_check", "quick_check"];
+
+/// Whether `table` is the table-valued form (`pragma_x`) of a PRAGMA that is refused by name, or whose answer must
+/// not be stored.
 pub(crate) fn is_refused_table(table: &str) -> bool {
     let Some(name) = pragma_of(table) else { return false };
+    if OF_THIS_CONNECTION.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+        return true;
+    }
     TABLE
         .iter()
         .any(|(known, usage)| matches!(usage, Use::Refused(_)) && known.eq_ignore_ascii_case(name))

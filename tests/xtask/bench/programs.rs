@@ -12,7 +12,10 @@ use std::{
 };
 
 use escargot::CargoBuild;
-use rq_tests::{Process, binaries::workspace_root};
+use rq_tests::{
+    Process,
+    binaries::{without_package_variables, workspace_root},
+};
 
 use super::load_report::LoadReport;
 use crate::{cli::BenchArguments, failure::Failure};
@@ -148,7 +151,7 @@ impl NullServer {
 }
 
 fn build(package: &str, program: &'static str, profile: &str) -> Result<PathBuf, Failure> {
-    let run = CargoBuild::new()
+    let run = without_package_variables(CargoBuild::new())
         .manifest_path(workspace_root().join("Cargo.toml"))
         .package(package)
         .bin(program)

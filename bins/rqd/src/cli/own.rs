@@ -77,11 +77,15 @@ pub struct OwnFlags {
     /// and it changes nothing
     #[arg(long, value_name = "uint", default_value = "1048576", value_parser = parse_uint)]
     pub limit_write_pages: u64,
-    /// Most bytes of writes that are not answered yet. Beyond: a write waits for
-    /// -raft-apply-timeout, then gets the error "timed out enqueuing operation", and nothing of
-    /// it is done
+    /// Most bytes of writes that are not answered yet, because the disk or the majority of the
+    /// nodes is slow. Beyond: a write waits for -raft-apply-timeout, then gets 503 with
+    /// Retry-After, and nothing of it is done
     #[arg(long, value_name = "uint", default_value = "67108864", value_parser = parse_uint)]
     pub limit_write_backlog_bytes: u64,
+    /// Most bytes a second that databases on their way to other nodes may take together; 0 is
+    /// without limit. Beyond: they take longer
+    #[arg(long, value_name = "uint", default_value = "0", value_parser = parse_uint)]
+    pub limit_transfer_rate: u64,
     /// Free bytes the file system of the data directory must have. Below: writes get 507, reads
     /// go on
     #[arg(long, value_name = "uint", default_value = "67108864", value_parser = parse_uint)]

@@ -44,6 +44,8 @@ pub struct Limits {
     pub write_pages: Option<u64>,
     /// The most bytes of writes that wait to be handed to Raft.
     pub write_backlog_bytes: Option<u64>,
+    /// Bytes a second that databases on their way to other nodes may take; 0 is without limit.
+    pub transfer_rate: u64,
     /// The free bytes below which writes are refused; 0 never refuses.
     pub free_space_bytes: u64,
     /// The most bytes of the SQLite WAL.
@@ -79,6 +81,7 @@ impl Limits {
             write_steps: amount(flags.limit_write_steps),
             write_pages: amount(flags.limit_write_pages),
             write_backlog_bytes: amount(flags.limit_write_backlog_bytes),
+            transfer_rate: flags.limit_transfer_rate,
             free_space_bytes: flags.limit_free_space,
             wal_bytes: amount(flags.limit_wal_bytes),
             log_bytes: amount(flags.limit_log_bytes),

@@ -2,6 +2,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use rq_node::{
     Formation, Node, Route,
     internode::{TcpNetwork, TcpOptions, TcpTls},
@@ -26,6 +27,8 @@ const LEAVE_INTERVAL: Duration = Duration::from_millis(250);
 const LEAVE_TIME: Duration = Duration::from_secs(5);
 /// How long leaving may take altogether; what stopping may take beyond its usual time.
 pub(crate) const LEAVING_TIME: Duration = Duration::from_secs(9);
+/// How long a node may take to answer before its address is looked at for HTTP.
+const ANSWER_TIME: Duration = Duration::from_secs(1);
 /// The largest password file that is read, in bytes.
 const PASSWORD_BYTES_MAX: usize = 64 * 1024;
 
@@ -112,7 +115,7 @@ pub(crate) async fn form(
 ) -> Result<(), String> {
     let forming = async {
         let credentials = credentials(&config.cluster.join_as, users)?;
-        check_addresses(config).await?;
+        check_addresses(node, config).await?;
         node.form(&formation(config, credentials)).await?;
         // Whether or not: a node that waits for its peers is available for what needs no leader.
         drop(timeout(FIRST_LEADER_PATIENCE, node.leader_known()).await);
@@ -132,8 +135,9 @@ pub(crate) async fn form(
     formed.map_err(|reason| format!("clustering failure: {reason}"))
 }
 
-/// Addresses of other nodes must not be addresses of APIs.
-async fn check_addresses(config: &Config) -> Result<(), String> {
+/// Addresses of other nodes must not be addresses of APIs. Where a node answers there is nothing to find out, and
+/// it would only log a stranger.
+async fn check_addresses(node: &Node, config: &Config) -> Result<(), String> {
     let (Forming::Join { addresses, .. } | Forming::Together { addresses, .. }) =
         &config.cluster.forming
     else {
@@ -141,8 +145,11 @@ async fn check_addresses(config: &Config) -> Result<(), String> {
     };
     tracing::info!("checking that supplied join addresses don't serve HTTP(S)");
     let own = [config.raft_advertised.as_str(), config.raft_bind.as_str()];
-    let others: Vec<String> =
-        addresses.iter().filter(|address| !own.contains(&address.as_str())).cloned().collect();
+    let others = addresses.iter().filter(|address| !own.contains(&address.as_str()));
+    let looks = others.map(|address| async move {
+        (!node.is_answered(address, ANSWER_TIME).await).then(|| address.clone())
+    });
+    let others: Vec<String> = join_all(looks).await.into_iter().flatten().collect();
     match probe::find_http(&others).await {
         Some(address) => {
             Err(format!("join address {address} appears to be serving HTTP when it should be Raft"))

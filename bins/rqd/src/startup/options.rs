@@ -90,7 +90,10 @@ pub(crate) fn node_options(config: &Config, users: &Arc<Users>) -> rq_node::Opti
             voters_after: config.cluster.reap_voters_after.unwrap_or_default(),
             replicas_after: config.cluster.reap_replicas_after.unwrap_or_default(),
         },
-        sending: rq_node::Sending { compress: config.internode.compress, bytes_per_second: 0 },
+        sending: rq_node::Sending {
+            compress: config.internode.compress,
+            bytes_per_second: limits.transfer_rate,
+        },
         foreign_keys: config.sqlite.foreign_keys,
         readers_max: config.sqlite.read_connections_max,
         budget: Budget {

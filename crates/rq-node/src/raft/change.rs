@@ -121,6 +121,10 @@ impl Consensus {
         let turn = tokio::time::timeout_at(deadline, self.change_turn().lock());
         let _turn = turn.await.map_err(|_| Error::DeadlineExceeded)?;
         loop {
+            // Who has removed itself leads on for a moment, and no longer has a say in who else is a member.
+            if self.members().iter().all(|member| member.raft_id != *self.raft().node_id()) {
+                return Err(Error::LeaderNotFound);
+            }
             let changing = self.raft().change_membership(change.clone(), retain);
             let changed = tokio::time::timeout_at(deadline, changing).await;
             let changed = changed.map_err(|_| {

@@ -230,6 +230,13 @@ impl Consensus {
         metrics.membership_config.membership().voter_ids().nth(1).is_none() || heard()
     }
 
+    /// Whether there is no other member: then nobody else could do anything.
+    pub(crate) fn is_alone(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.membership().nodes().nth(1).is_none()
+    }
+
     /// Whether this node may stand for election.
     pub(crate) fn set_may_stand(&self, may: bool) {
         self.raft.runtime_config().elect(may);

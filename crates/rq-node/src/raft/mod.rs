@@ -3,7 +3,8 @@
 //! Calls go both ways here. Downwards, the node proposes, confirms and looks through
 //! [`consensus::Consensus`]. Upwards, openraft calls *us* through three adapters: [`log`] (append, one fsync per batch, then
 //! report "flushed"), [`state_machine`] (committed: apply, remember the applied id) and
-//! [`network`] (the other nodes). What the other nodes ask comes in through [`answer`].
+//! [`network`] (the other nodes). What the other nodes ask comes in through [`answer`]. Its tasks run on
+//! [`runtime`].
 //!
 //! # Choices, and what they guard against
 //! - Classic leader ids (one leader a term), so that a log id is a term and an index and nothing else.
@@ -37,6 +38,7 @@ pub(crate) mod landing;
 pub(crate) mod log;
 pub(crate) mod membership;
 pub(crate) mod network;
+pub(crate) mod runtime;
 pub(crate) mod state_machine;
 pub(crate) mod wire;
 
@@ -54,7 +56,7 @@ impl RaftTypeConfig for TypeConfig {
     type Vote = openraft::impls::Vote<Self::LeaderId>;
     type Payload = EntryPayload<Payload, u64, Peer>;
     type Entry = openraft::Entry<<Self::LeaderId as RaftLeaderId>::Committed, Self::Payload>;
-    type AsyncRuntime = openraft::impls::TokioRuntime;
+    type AsyncRuntime = runtime::Runtime;
     type Responder<T>
         = Reply<T>
     where

@@ -151,6 +151,28 @@ async fn what_finds_no_room_in_the_backlog_is_refused_in_time() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_batch_goes_beside_one_that_is_not_committed_yet() {
+    let (_directory, world, node) = on_small_disk().await;
+    let batches = || node.counters()["store"]["num_batches"];
+    let before = batches();
+    world.fill_log(true);
+    let writes: Vec<JoinHandle<_>> = (0..600).map(|key| send(&node, key)).collect();
+    // The log waits for space, so nothing is committed; what waits is enough to be proposed nevertheless.
+    until("a second batch goes", || batches() >= before + 2).await;
+    world.fill_log(false);
+    let mut done = 0;
+    for write in writes {
+        match write.await.unwrap() {
+            Ok(_) => done += 1,
+            Err(error) => assert_eq!(error.outcome(), EffectKnown::NotDone, "{error}"),
+        }
+    }
+    assert!(done > 256, "{done} writes were done");
+    assert_eq!(number(&node, "SELECT count(*) FROM t").await, done);
+    node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_whose_log_fails_stops_and_says_so() {
     let (_directory, world, node) = on_small_disk().await;
     // Preparing the next segment may meet the fault instead, which ends nothing.

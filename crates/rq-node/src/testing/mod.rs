@@ -8,12 +8,13 @@
 //! | [`behaviour`], [`opening`], [`bounds`], [`full_disk`] | what clients and operators see of a node with threads |
 //! | [`recovery`] | a node goes on after a lost quorum, once, whatever interrupts it |
 //! | [`cluster`] | several nodes in one process form, forward, follow and change |
+//! | [`schedules`] | what a whole cluster promises, through thousands of seeded schedules of faults |
 //! | [`transfer`] | a snapshot on its way arrives, whatever happens to the way, the sender, the receiver |
 //! | [`waiting`], [`workers`] | what waits ends and is bounded, and nobody waits on an async worker |
 //!
 //! The rest are their instruments: [`world`] (the disk that fails), [`history`] (what was applied, and
 //! an engine that never crashes), [`workload`] (requests that know what they must leave behind),
-//! [`switchboard`] (lines between nodes that can be cut).
+//! [`switchboard`] (lines between nodes that can be cut), [`pause`] (nodes that stand still), [`watch`] (watchers woken in order).
 
 mod behaviour;
 mod bounds;
@@ -23,11 +24,14 @@ mod crash;
 mod full_disk;
 pub(crate) mod history;
 mod opening;
+pub(crate) mod pause;
 mod recovery;
+mod schedules;
 mod simulation;
 mod switchboard;
 mod transfer;
 mod waiting;
+pub(crate) mod watch;
 mod workers;
 mod workload;
 mod world;

@@ -82,6 +82,14 @@ impl World {
         state.happened = None;
     }
 
+    /// Lets nothing more happen, but for what has happened already.
+    pub(super) fn disarm_unless_stopped(&self) {
+        let mut state = lock(&self.state);
+        if !state.stopped {
+            state.plan = None;
+        }
+    }
+
     /// What has happened since it was armed.
     pub(super) fn happened(&self) -> Option<Event> {
         lock(&self.state).happened

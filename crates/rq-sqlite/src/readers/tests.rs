@@ -34,8 +34,21 @@ fn a_changed_setting_does_not_outlive_its_request() {
         assert_eq!(readers.status().open, 0, "the connection was closed: {pragma}");
     }
     assert_eq!(single(&read(readers, &["PRAGMA foreign_keys"])[0]), Ok(Value::Integer(0)));
-    read(readers, &["PRAGMA table_info('t')", "PRAGMA integrity_check(1)", "PRAGMA user_version"]);
+    read(readers, &["PRAGMA table_info('t')", "PRAGMA index_list(t)", "PRAGMA user_version"]);
     assert_eq!(readers.status().open, 1, "asking alone keeps it");
+}
+
+#[test]
+fn a_search_index_that_was_changed_since_it_was_checked_is_not_called_damaged() {
+    let bare = Bare::with("CREATE VIRTUAL TABLE f USING fts5(x); INSERT INTO f VALUES ('a b')");
+    let readers = &bare.parts.readers;
+    for word in ["c", "d"] {
+        for pragma in ["PRAGMA integrity_check", "PRAGMA quick_check"] {
+            let ok = Ok(Value::Text(b"ok".to_vec()));
+            assert_eq!(single(&read(readers, &[pragma])[0]), ok, "{pragma} after {word}");
+        }
+        bare.write(&format!("INSERT INTO f VALUES ('{word}')"));
+    }
 }
 
 #[test]

@@ -8,9 +8,10 @@ use std::{
     },
 };
 
+use rq_sql::{Column, End, ResultSink, SinkError, Statement, ValueRef};
 use rq_sqlite::{
-    Applied, ApplyError, FaultDisk, FaultHook, FileOperation, Options, ResultLimits, Verdict,
-    WriterOptions,
+    Applied, ApplyError, FaultDisk, FaultHook, FileOperation, Options, Query, ResultLimits,
+    Verdict, WriterOptions,
 };
 
 use crate::{
@@ -47,6 +48,35 @@ impl FaultHook for Unreliable {
     }
 }
 
+/// Where the machine's time zone and clock may show: processes of their own with other ones.
+#[test]
+fn processes_in_other_time_zones_and_at_other_times_hold_equal_images() {
+    /// Set for such a process: it prints its image's checksum.
+    const CHILD: &str = "RQ_PRINT_IMAGE";
+    if env::var_os(CHILD).is_some() {
+        let mut run = Run::new(1);
+        run.feed(IMAGE_EVERY * 3);
+        println!("image {:032x}", run.lasting.image().checksum());
+        return;
+    }
+    let child = |zone: &str| {
+        let name =
+            "determinism::processes_in_other_time_zones_and_at_other_times_hold_equal_images";
+        let output = std::process::Command::new(env::current_exe().unwrap())
+            .args([name, "--exact", "--nocapture"])
+            .env(CHILD, "1")
+            .env("TZ", zone)
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let line = text.lines().find_map(|line| line.split_once("image "));
+        line.unwrap_or_else(|| panic!("no image in {text}")).1.to_owned()
+    };
+    let images: Vec<String> =
+        ["UTC", "Asia/Kathmandu", "<-13:45>13:45"].into_iter().map(child).collect();
+    assert!(images.iter().all(|image| *image == images[0]), "{images:?}");
+}
+
 #[test]
 fn hostile_entries_leave_equal_images() {
     let soak = env::var_os("RQ_SOAK").is_some();
@@ -70,6 +100,23 @@ struct Run {
     disk: Arc<Unreliable>,
     /// What the disk's failures looked like.
     failures: Vec<String>,
+    /// A read of the restless engine under way.
+    reading: Option<std::thread::JoinHandle<()>>,
+}
+
+/// Takes results and forgets them.
+struct Nobody;
+
+impl ResultSink for Nobody {
+    fn columns(&mut self, _columns: &[Column]) {}
+
+    fn row(&mut self, _row: &[ValueRef<'_>]) -> Result<(), SinkError> {
+        Ok(())
+    }
+
+    fn end(&mut self, _end: End, _elapsed: std::time::Duration) {}
+
+    fn reset(&mut self) {}
 }
 
 impl Run {
@@ -93,13 +140,36 @@ impl Run {
             engine.apply(&schema);
         }
         let dice = Dice::new(seed);
-        Self { dice, lasting, restless, unlucky, unlucky_options, disk, failures: Vec::new() }
+        Self {
+            dice,
+            lasting,
+            restless,
+            unlucky,
+            unlucky_options,
+            disk,
+            failures: Vec::new(),
+            reading: None,
+        }
     }
 
     fn run(mut self, entries: u64) {
         // To find the entry that makes the difference: compare after each one from here on.
         let closely: Option<u64> =
             env::var("RQ_COMPARE_FROM").ok().and_then(|from| from.parse().ok());
+        self.feed_and(entries, |run, number, item| {
+            if number % IMAGE_EVERY == 0 || closely.is_some_and(|from| number >= from) {
+                run.compare(number, item);
+            }
+        });
+        assert!(!self.failures.is_empty(), "the disk never failed");
+    }
+
+    fn feed(&mut self, entries: u64) {
+        self.feed_and(entries, |_, _, _| {});
+    }
+
+    /// Feeds entries to all engines, and does something after each.
+    fn feed_and(&mut self, entries: u64, mut after: impl FnMut(&mut Self, u64, &Item)) {
         for number in 1..=entries {
             let item = hostile::item(&mut self.dice);
             self.disturb();
@@ -110,16 +180,18 @@ impl Run {
             if number == IMAGE_EVERY {
                 while self.unlucky.try_reopen_with(&self.unlucky_options).is_err() {}
             }
-            if number % IMAGE_EVERY == 0 || closely.is_some_and(|from| number >= from) {
-                self.compare(number, &item);
-            }
+            after(self, number, &item);
         }
-        assert!(!self.failures.is_empty(), "the disk never failed");
+        self.stop_reading();
     }
 
     fn disturb(&mut self) {
         if self.dice.chance(10) {
+            self.stop_reading();
             self.restless.reopen();
+        }
+        if self.dice.chance(20) {
+            self.read_for_a_while();
         }
         if self.dice.chance(10) {
             self.restless.checkpoint();
@@ -149,6 +221,26 @@ impl Run {
                     self.failures.push(error.to_string());
                 }
             }
+        }
+    }
+
+    /// Keeps a read transaction of the restless engine open beside what is applied.
+    fn read_for_a_while(&mut self) {
+        const SLOW: &str = "SELECT count(*) FROM sqlite_schema, (WITH RECURSIVE n (i) AS \
+            (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 3000) SELECT i FROM n)";
+        self.stop_reading();
+        let readers = self.restless.parts().readers.clone();
+        self.reading = Some(std::thread::spawn(move || {
+            let statements = [Statement::new("SELECT * FROM sqlite_schema"), Statement::new(SLOW)];
+            let query = Query { statements: &statements, transaction: true, ..Query::default() };
+            // What it reads does not matter, nor whether it succeeds.
+            drop(readers.query(&query, &mut Nobody));
+        }));
+    }
+
+    fn stop_reading(&mut self) {
+        if let Some(reading) = self.reading.take() {
+            reading.join().unwrap();
         }
     }
 

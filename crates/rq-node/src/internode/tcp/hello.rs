@@ -250,12 +250,7 @@ impl Hello {
 }
 
 fn random(buffer: &mut [u8]) -> io::Result<()> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        let flags = rustix::rand::GetRandomFlags::empty();
-        filled += rustix::rand::getrandom(&mut buffer[filled..], flags)?;
-    }
-    Ok(())
+    getrandom::fill(buffer).map_err(io::Error::other)
 }
 
 /// What a proof is about.

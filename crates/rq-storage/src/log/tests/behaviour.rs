@@ -3,14 +3,16 @@
 use std::{
     fs,
     sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        Arc, Condvar, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc,
     },
 };
 
 use super::super::{Health, Log, LogOptions, Position, Vote, segment};
 use crate::{
     Completion, Error, Execution, FaultFiles, RealFiles, Record,
+    faults::{FaultHook, Operation, OperationKind, Verdict},
     testing::{
         all, inline_options, keep, ok, open_inline, open_with, quiet_files, record, records,
     },
@@ -279,6 +281,56 @@ fn a_completion_may_use_the_log() {
         drop(log);
         assert_eq!(all(&reopen.open()), records(0..4, 1, 10));
     });
+}
+
+/// Lets syncs wait until it is opened, and counts them.
+struct Gate {
+    open: Mutex<bool>,
+    opened: Condvar,
+    syncs: AtomicUsize,
+}
+
+impl FaultHook for Gate {
+    fn before(&self, operation: &Operation<'_>) -> Verdict {
+        if operation.kind == OperationKind::Sync {
+            self.syncs.fetch_add(1, Ordering::Relaxed);
+            let open = self.open.lock().unwrap();
+            drop(self.opened.wait_while(open, |open| !*open).unwrap());
+        }
+        Verdict::Proceed
+    }
+}
+
+#[test]
+fn what_waits_while_the_disk_is_busy_shares_its_next_sync() {
+    const WAITING: u64 = 500;
+    let root = tempfile::tempdir().unwrap();
+    let gate = Arc::new(Gate {
+        open: Mutex::new(true),
+        opened: Condvar::new(),
+        syncs: AtomicUsize::new(0),
+    });
+    let hook: Arc<dyn FaultHook> = Arc::<Gate>::clone(&gate);
+    let options = LogOptions { execution: Execution::Threads, ..LogOptions::default() };
+    let (log, _) = Log::open(Arc::new(FaultFiles::new(hook)), root.path(), options).unwrap();
+    *gate.open.lock().unwrap() = false;
+    let (done, completed) = mpsc::channel();
+    for index in 0..WAITING {
+        let done = done.clone();
+        let completion: Completion = Box::new(move |result| {
+            result.unwrap();
+            done.send(index).unwrap();
+        });
+        log.append(records(index..index + 1, 1, 100), completion).unwrap();
+    }
+    let before = gate.syncs.load(Ordering::Relaxed);
+    *gate.open.lock().unwrap() = true;
+    gate.opened.notify_all();
+    let order: Vec<u64> = completed.iter().take(usize::try_from(WAITING).unwrap()).collect();
+    assert!(order.is_sorted());
+    let syncs = gate.syncs.load(Ordering::Relaxed) - before;
+    assert!(syncs < 10, "{syncs} syncs for {WAITING} appends that waited for one");
+    log.close();
 }
 
 #[test]

@@ -1,0 +1,137 @@
+//! Single events of which it is said exactly what must follow, in the simulated cluster.
+
+use std::time::Duration;
+
+use super::{
+    super::{simulated_runtime, write},
+    clients::{self, execute, route},
+    machine::{Life, address},
+    story::Story,
+    trace::Trace,
+    watch_panics,
+};
+use crate::{Error, Level};
+
+/// Runs a scenario for two seeds, each with a cluster of three.
+fn of_three(scenario: &impl AsyncFn(&mut Story)) {
+    for seed in 1..=2 {
+        watch_panics();
+        simulated_runtime().block_on(async {
+            let mut story = Story::new(seed, Trace::default());
+            story.found(3, false).await;
+            scenario(&mut story).await;
+            story.watch();
+            story.heal().await;
+            story.settle().await;
+        });
+    }
+}
+
+async fn seconds(seconds: u64) {
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+}
+
+impl Story {
+    fn life(&self, position: usize) -> &Life {
+        self.machines[position].life.as_ref().expect("it runs")
+    }
+
+    /// The position of the node that leads, if one does.
+    fn leader(&self) -> Option<usize> {
+        self.machines
+            .iter()
+            .position(|machine| machine.running().is_some_and(|life| life.node.is_leader()))
+    }
+
+    async fn keys(&self, position: usize, level: Level) -> bool {
+        let Life { node, host, .. } = self.life(position);
+        clients::read(&self.ledger, &self.trace, node, host, level).await.is_some()
+    }
+
+    fn cut_off(&self, position: usize) {
+        let name = &self.machines[position].name;
+        for other in self.machines.iter().filter(|other| other.name != *name) {
+            self.air.cut(&address(name), &address(&other.name));
+            self.air.cut(&address(&other.name), &address(name));
+        }
+    }
+
+    /// Sends a request of a client to one node.
+    async fn ask(&self, position: usize, sql: &str) -> Result<(), Error> {
+        let Life { node, host, .. } = self.life(position);
+        execute(node, host, write(&[sql]), 5_000).await.map(drop)
+    }
+}
+
+#[test]
+fn a_leader_without_a_quorum_leads_no_more_and_another_takes_over() {
+    of_three(&async |story| {
+        let old = story.leader().expect("a cluster that takes writes has a leader");
+        story.cut_off(old);
+        assert!(story.ask(old, "INSERT INTO marks VALUES (-1, 'lost')").await.is_err());
+        assert!(!story.keys(old, Level::Linearizable).await, "nobody confirms it");
+        assert!(!story.life(old).node.is_leader(), "it knows that it has no quorum");
+        assert!(!story.keys(old, Level::Weak).await, "it does not believe to lead");
+        assert!(story.keys(old, Level::None).await, "its own data it still shows");
+        let new = story.leader().expect("the others have elected one");
+        assert!(new != old && story.keys(new, Level::Linearizable).await);
+        // Goes with the entries nobody else had.
+        story.air.heal();
+        seconds(10).await;
+        story.ask(new, "DELETE FROM marks WHERE key = -1").await.unwrap();
+    });
+}
+
+#[test]
+fn a_removed_node_that_still_runs_disturbs_nobody() {
+    of_three(&async |story| {
+        let leader = story.leader().expect("a cluster that takes writes has a leader");
+        let removed = (leader + 1) % 3;
+        let term = story.life(leader).node.inner().consensus.term();
+        let name = story.machines[removed].name.clone();
+        story.life(leader).node.remove(&name, &route(5_000)).await.unwrap();
+        story.machines[removed].wanted = false;
+        seconds(60).await;
+        assert_eq!(story.leader(), Some(leader));
+        assert_eq!(story.life(leader).node.inner().consensus.term(), term, "nobody stood");
+        assert!(!story.life(removed).node.is_ready(), "it is a member no more");
+        assert!(!story.keys(removed, Level::Linearizable).await);
+    });
+}
+
+#[test]
+fn a_node_that_lost_its_disk_has_no_vote_until_it_is_a_new_member() {
+    of_three(&async |story| {
+        let leader = story.leader().expect("a cluster that takes writes has a leader");
+        let (lost, other) = ((leader + 1) % 3, (leader + 2) % 3);
+        let number = story.life(lost).node.inner().raft_id;
+        // One of three is left that knows of anything, and one that knows of nothing.
+        story.stop(other, false).await;
+        story.stop(lost, false).await;
+        story.machines[lost].lose_disk(false);
+        story.start_only(lost).await;
+        seconds(60).await;
+        assert_eq!(story.leader(), None, "a quorum needs one that has its disk");
+        assert!(story.life(lost).node.inner().raft_id != number, "it is another member");
+        story.start_only(other).await;
+        seconds(20).await;
+        let members = story.life(other).node.inner().consensus.members();
+        assert_eq!(members.len(), 3, "{members:?}");
+        assert!(members.iter().all(|member| member.raft_id != number), "{members:?}");
+    });
+}
+
+#[test]
+fn requests_of_a_node_without_a_leader_wait_without_work() {
+    of_three(&async |story| {
+        for position in 0..3 {
+            story.cut_off(position);
+        }
+        seconds(10).await;
+        // Simulated time stands still while anybody is busy: this ends only if nobody asks again and again.
+        for position in 0..3 {
+            let end = story.ask(position, "INSERT INTO marks VALUES (-2, 'lost')").await;
+            assert_eq!(end, Err(Error::LeaderNotFound));
+        }
+    });
+}
