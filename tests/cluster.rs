@@ -11,6 +11,9 @@ mod forming;
 /// Nodes that go: one, the leader, all; nodes that come back elsewhere or empty.
 mod failures;
 
+/// A lost quorum, and a node that goes on without the others.
+mod recovery;
+
 /// Equal images after everything SQL can do, restarts and installed snapshots.
 mod images;
 

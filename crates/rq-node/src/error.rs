@@ -213,6 +213,12 @@ pub enum OpenError {
     /// The Raft log holds something this program cannot have written.
     #[error("raft log: {0}")]
     Log(String),
+    /// `raft/peers.json` is there and cannot be used.
+    #[error("failed to read peers file: {0}")]
+    PeersFile(String),
+    /// The node was to be recovered from a lost quorum, and cannot or must not be.
+    #[error("failed to recover node: {0}")]
+    Recovery(String),
     /// The system gave no thread.
     #[error("cannot start a thread: {0}")]
     Thread(String),

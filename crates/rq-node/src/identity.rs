@@ -66,15 +66,32 @@ impl Cluster {
             }
             _ => {}
         }
+        self.store(cluster)?;
+        *id = Some(cluster.to_owned());
+        Ok(())
+    }
+
+    /// Belongs to another cluster from now on, durably: for recovery alone, before Raft runs.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub(crate) fn change(&self, cluster: &str) -> Result<(), String> {
+        let mut id = self.id.write().unwrap_or_else(PoisonError::into_inner);
+        if id.as_deref() != Some(cluster) {
+            self.store(cluster)?;
+            *id = Some(cluster.to_owned());
+        }
+        Ok(())
+    }
+
+    fn store(&self, cluster: &str) -> Result<(), String> {
         let mut directory = lock(&self.directory);
         let directory = directory.as_mut().ok_or("the data directory has been closed")?;
         let Identity::Known(identity) = directory.identity() else {
             return Err("the data directory does not know whose it is".to_owned());
         };
         let identity = NodeIdentity { cluster_id: Some(cluster.to_owned()), ..identity.clone() };
-        directory.store_identity(identity).map_err(|error| error.to_string())?;
-        *id = Some(cluster.to_owned());
-        Ok(())
+        directory.store_identity(identity).map_err(|error| error.to_string())
     }
 
     /// Gives the lock on the directory back.
@@ -88,6 +105,7 @@ impl Cluster {
 pub(crate) struct Paths {
     pub(crate) database: PathBuf,
     pub(crate) raft: PathBuf,
+    pub(crate) node_file: PathBuf,
     pub(crate) scratch: PathBuf,
 }
 
@@ -124,6 +142,7 @@ pub(crate) fn open(
     let paths = Paths {
         database: directory.database(),
         raft: directory.raft(),
+        node_file: directory.root().join("node.json"),
         scratch: directory.scratch(),
     };
     let cluster = Cluster {

@@ -17,6 +17,9 @@
 //! `housekeeping` folds the WAL back, makes the database durable and purges the log (`durability`
 //! decides what may be purged), watches the disk, and proposes maintenance by interval.
 //!
+//! # Before all of it
+//! `recovery` looks for an operator's file that names who goes on after a lost quorum, when a node opens.
+//!
 //! # Invariants
 //! - Only `raft/` names openraft.
 //! - `command::Stamper` is the only place where time and chance enter the log.
@@ -47,6 +50,7 @@ mod housekeeping;
 mod identity;
 mod progress;
 mod raft;
+mod recovery;
 mod transfer;
 
 mod environment;

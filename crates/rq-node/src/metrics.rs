@@ -134,6 +134,8 @@ counters! {
     nodes_reaped = "store" "nodes_reaped_ok";
     /// The same, failed.
     nodes_reaped_failed = "store" "nodes_reaped_failed";
+    /// Recoveries from a lost quorum.
+    recoveries = "store" "num_recoveries";
     /// Starts that opened existing data without rebuilding anything.
     restores_skipped = "store" "num_restores_start_skipped";
 }

@@ -5,9 +5,10 @@
 //!    format end here, with nothing changed.
 //! 2. The log is opened, its torn tail cut. It knows what was promised.
 //! 3. The database is opened. It knows what it has applied; what was purged from the log must be in it.
-//! 4. Raft is built over both. Entries behind the applied one are applied again as soon as an entry of
+//! 4. A recovery from a lost quorum is carried out, if the operator asked for one (`recovery`).
+//! 5. Raft is built over both. Entries behind the applied one are applied again as soon as an entry of
 //!    the new term is committed.
-//! 5. Other nodes are listened to. A pristine node waits to be told how to come to a cluster (`formation`); an only voter
+//! 6. Other nodes are listened to. A pristine node waits to be told how to come to a cluster (`formation`); an only voter
 //!    does not wait for an election timeout: nobody else could stand.
 //!
 //! # The order of closing
@@ -53,6 +54,7 @@ use crate::{
         state_machine::StateMachine,
     },
     read::InlineReads,
+    recovery,
     rounds::Rounds,
     service::{Service, client::Client},
     status::Member,
@@ -396,15 +398,27 @@ struct Parts {
 impl Parts {
     /// Opens everything and starts Raft over it.
     async fn start(options: &Options, environment: &Environment) -> Result<Self, OpenError> {
-        let Ground { cluster, scratch, log, database, metrics } =
-            Ground::open(options, environment)?;
-        let stored = raft::membership::stored(database.opened.state.membership.as_ref())
-            .map_err(OpenError::Log)?;
+        let Ground { cluster, paths, log, database, metrics } = Ground::open(options, environment)?;
+        let membership = database.opened.state.membership.clone();
+        let stored = raft::membership::stored(membership.as_ref()).map_err(OpenError::Log)?;
         let applied = database.opened.state.applied;
         let readers = database.readers.clone();
         let progress = Arc::new(Progress::new(applied, options.limits.free_bytes_min));
         let machinery =
             Machinery::start(database, &progress, &metrics, environment, &options.directory)?;
+        let site = recovery::Site {
+            options,
+            environment,
+            paths: &paths,
+            cluster: &cluster,
+            log: &log,
+            durability: &machinery.durability,
+            applied,
+            membership: membership.as_ref(),
+        };
+        if recovery::run(&site).await? {
+            metrics.recoveries.add(1);
+        }
         let machine = StateMachine::new(
             Arc::clone(&machinery.applier),
             Arc::clone(&progress),
@@ -426,7 +440,7 @@ impl Parts {
                 .await?;
         let receiver = Receiver::new(
             Arc::clone(&environment.files),
-            scratch,
+            paths.scratch,
             machinery.applier.replacer().clone(),
             environment.execution,
             Box::new(consensus.landing(Arc::clone(&cluster))),
@@ -502,7 +516,7 @@ impl Inner {
 /// What a node stands on: everything that is opened before Raft is.
 struct Ground {
     cluster: Arc<Cluster>,
-    scratch: PathBuf,
+    paths: Paths,
     log: Log,
     database: Database,
     metrics: Arc<Metrics>,
@@ -529,7 +543,7 @@ impl Ground {
         let database = open_database(options, environment, &paths, &metrics)?;
         let applied = database.opened.state.applied.map(|id| id.index);
         check_reach(&path, applied, purged)?;
-        Ok(Self { cluster, scratch: paths.scratch, log, database, metrics })
+        Ok(Self { cluster, paths, log, database, metrics })
     }
 }
 

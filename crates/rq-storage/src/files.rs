@@ -161,12 +161,11 @@ pub(crate) fn read_full(file: &dyn File, buffer: &mut [u8], offset: u64) -> io::
 }
 
 /// Reads a whole small file; `None` if it does not exist. At most `limit` bytes are taken into
-/// memory, so that a foreign file of that name cannot fill it.
-pub(crate) fn read_small(
-    files: &dyn Files,
-    path: &Path,
-    limit: usize,
-) -> Result<Option<Vec<u8>>, Error> {
+/// memory, so that a foreign file of that name cannot fill it: a file of that length may be longer.
+///
+/// # Errors
+/// It cannot be opened or read.
+pub fn read_small(files: &dyn Files, path: &Path, limit: usize) -> Result<Option<Vec<u8>>, Error> {
     let file = match files.open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -181,7 +180,10 @@ pub(crate) fn read_small(
 
 /// Replaces a small file as a whole: after a crash it holds the old or the new bytes, and once
 /// this returns, the new ones.
-pub(crate) fn replace_small(files: &dyn Files, path: &Path, bytes: &[u8]) -> Result<(), Error> {
+///
+/// # Errors
+/// The disk is full or refuses; the old bytes stand then.
+pub fn replace_small(files: &dyn Files, path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let directory = parent(path);
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".new");

@@ -63,7 +63,7 @@ mod testing;
 pub use crate::{
     error::Error,
     faults::{FaultFiles, FaultHook, Operation, OperationKind, Verdict},
-    files::{DirectoryEntry, File, Files, RealFiles},
+    files::{DirectoryEntry, File, Files, RealFiles, read_small, replace_small},
     identity::{DIRECTORY_FORMAT, DataDirectory, Doubt, Identity, NodeIdentity},
     log::{
         Completion, Defect, Execution, Health, Log, LogOptions, LogState, Position,

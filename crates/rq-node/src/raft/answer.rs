@@ -97,7 +97,12 @@ pub(super) fn admit(own: &Cluster, header: &Header) -> Result<(), String> {
     if cluster.is_empty() {
         return Err("it names no cluster".to_owned());
     }
-    own.adopt(cluster, false)?;
+    own.adopt(cluster, false).map_err(|reason| {
+        format!(
+            "{reason}. (Nodes that are not of one cluster any more: one was recovered without the other. Who was left \
+             out comes back with an empty data directory)"
+        )
+    })?;
     tracing::info!(component = "store", "this node now belongs to cluster {cluster}");
     Ok(())
 }

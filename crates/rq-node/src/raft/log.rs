@@ -112,6 +112,17 @@ pub(crate) fn unpack(index: u64, kind: u8, payload: Bytes) -> Result<Content, St
     }
 }
 
+/// The record of an entry that holds a membership.
+pub(crate) fn membership_record(at: EntryId, membership: Vec<u8>) -> Record {
+    let EntryId { term, index } = at;
+    Record { index, term, kind: KIND_MEMBERSHIP, payload: membership.into() }
+}
+
+/// The membership in a record, if it holds one.
+pub(crate) fn membership_in(record: &Record) -> Option<&[u8]> {
+    (record.kind == KIND_MEMBERSHIP).then_some(&record.payload)
+}
+
 impl RaftLogReader<TypeConfig> for LogStore {
     async fn try_get_log_entries<Range>(
         &mut self,
@@ -215,7 +226,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 }
 
 /// Starts an operation of the log and waits until it is durable.
-async fn wait(
+///
+/// # Errors
+/// The log refuses it, or the disk.
+pub(crate) async fn wait(
     start: impl FnOnce(rq_storage::Completion) -> Result<(), rq_storage::Error>,
 ) -> Result<(), io::Error> {
     let (done, durable) = oneshot::channel();

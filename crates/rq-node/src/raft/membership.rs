@@ -13,6 +13,44 @@ pub(crate) type ClusterMembership = Membership<u64, Peer>;
 /// A membership and the entry it came from.
 pub(crate) type Stored = openraft::type_config::alias::StoredMembershipOf<TypeConfig>;
 
+/// A member, as a membership lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Listed {
+    /// Its number in Raft.
+    pub(crate) raft_id: u64,
+    /// How it is reached.
+    pub(crate) peer: Peer,
+    /// Whether it votes; in the midst of a change, whether it will.
+    pub(crate) voter: bool,
+}
+
+/// The members in the bytes of a membership, ascending by number.
+///
+/// # Errors
+/// Bytes that are none.
+pub(crate) fn list(bytes: &[u8]) -> Result<Vec<Listed>, String> {
+    let membership = decode(bytes)?;
+    let voters = membership.get_joint_config().last();
+    let members = membership.nodes().map(|(id, peer)| Listed {
+        raft_id: *id,
+        peer: peer.clone(),
+        voter: voters.is_some_and(|voters| voters.contains(id)),
+    });
+    Ok(members.collect())
+}
+
+/// The bytes of a membership of these members, not in the midst of any change.
+///
+/// # Errors
+/// Members that cannot be a cluster.
+pub(crate) fn encode_list(members: &[Listed]) -> Result<Vec<u8>, String> {
+    let voters = members.iter().filter(|member| member.voter).map(|member| member.raft_id);
+    let nodes: BTreeMap<u64, Peer> =
+        members.iter().map(|member| (member.raft_id, member.peer.clone())).collect();
+    let membership = Membership::new(vec![voters.collect()], nodes);
+    membership.map(|membership| encode(&membership)).map_err(|error| error.to_string())
+}
+
 /// The bytes of a membership.
 pub(crate) fn encode(membership: &ClusterMembership) -> Vec<u8> {
     let voters = membership
@@ -106,7 +144,16 @@ mod tests {
         let nodes = BTreeMap::from([(1, peer("a")), (2, peer("b")), (3, peer("c"))]);
         let configs = vec![BTreeSet::from([1]), BTreeSet::from([1, 2])];
         let membership = Membership::new(configs, nodes).expect("each voter has a node");
-        assert_eq!(decode(&encode(&membership)), Ok(membership));
+        assert_eq!(decode(&encode(&membership)), Ok(membership.clone()));
         assert!(decode(b"\xff\xff\xff").is_err());
+        let members = list(&encode(&membership)).expect("it is one");
+        assert_eq!(
+            members.iter().map(|member| member.voter).collect::<Vec<_>>(),
+            [true, true, false]
+        );
+        let uniform = decode(&encode_list(&members).expect("they can be"));
+        let uniform = uniform.expect("it is one");
+        assert_eq!(uniform.get_joint_config(), &vec![BTreeSet::from([1, 2])]);
+        assert_eq!(uniform.nodes().count(), 3);
     }
 }

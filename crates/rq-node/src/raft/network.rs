@@ -36,6 +36,7 @@ use super::{
 use crate::{
     identity::Cluster,
     internode::{Call, CallError, Lane, Network},
+    notices::Notices,
     transfer::{Cargo, TransferError, Transfers},
 };
 
@@ -55,6 +56,7 @@ pub(crate) struct Connector {
     vote_timeout: Duration,
     transfers: Arc<Transfers>,
     wal: WalSize,
+    notices: Arc<Notices>,
 }
 
 impl std::fmt::Debug for Connector {
@@ -80,7 +82,14 @@ impl Connector {
         transfers: Arc<Transfers>,
         wal: WalSize,
     ) -> Self {
-        Self { network, cluster, vote_timeout: Duration::from_secs(1), transfers, wal }
+        Self {
+            network,
+            cluster,
+            vote_timeout: Duration::from_secs(1),
+            transfers,
+            wal,
+            notices: Arc::default(),
+        }
     }
 
     /// With another limit for votes.
@@ -129,21 +138,28 @@ impl Connection {
         request: Request,
         timeout: Duration,
     ) -> impl Future<Output = Result<Answer, RPCError<TypeConfig>>> + Send + use<> {
-        let peer = self.peer.clone();
+        let (peer, notices) = (self.peer.clone(), Arc::clone(&self.connector.notices));
         let call =
             Call { to: self.address(), lane, request: request.encode(self.header()), timeout };
         let answer = self.connector.network.call(call);
-        async move { received(&peer, answer.await) }
+        async move { received(&peer, answer.await, &notices) }
     }
 }
 
 /// What an answer, or its absence, means to openraft.
-fn received(peer: &Peer, answer: Result<Bytes, CallError>) -> Result<Answer, RPCError<TypeConfig>> {
+fn received(
+    peer: &Peer,
+    answer: Result<Bytes, CallError>,
+    notices: &Notices,
+) -> Result<Answer, RPCError<TypeConfig>> {
     let unreachable = |reason: &str| {
         RPCError::Unreachable(Unreachable::new(&io::Error::other(format!("{peer}: {reason}"))))
     };
     match answer.map(Answer::decode) {
-        Ok(Ok(Answer::Refused(reason))) => Err(unreachable(&reason)),
+        Ok(Ok(Answer::Refused(reason))) => {
+            notices.warn("raft", &format!("{peer} refuses what this node says: {reason}"));
+            Err(unreachable(&reason))
+        }
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error)) => Err(unreachable(&format!("its answer makes no sense: {error}"))),
         Err(CallError::NotSent(reason)) => Err(unreachable(&reason)),

@@ -1,5 +1,7 @@
 //! Several nodes in one process, with threads and real time: forming, forwarding, following, changing.
 
+mod recovery;
+
 use std::{sync::Arc, time::Duration};
 
 use tempfile::TempDir;

@@ -6,6 +6,7 @@
 //! | [`simulation`] | one seed, one history: a node runs the same way twice |
 //! | [`crash`] | promises P1, P2, P3 at crashes at any file operation |
 //! | [`behaviour`], [`opening`], [`bounds`], [`full_disk`] | what clients and operators see of a node with threads |
+//! | [`recovery`] | a node goes on after a lost quorum, once, whatever interrupts it |
 //! | [`cluster`] | several nodes in one process form, forward, follow and change |
 //! | [`schedules`] | what a whole cluster promises, through thousands of seeded schedules of faults |
 //! | [`transfer`] | a snapshot on its way arrives, whatever happens to the way, the sender, the receiver |
@@ -24,6 +25,7 @@ mod full_disk;
 pub(crate) mod history;
 mod opening;
 pub(crate) mod pause;
+mod recovery;
 mod schedules;
 mod simulation;
 mod switchboard;
