@@ -267,8 +267,8 @@ impl Inner {
     }
 }
 
-/// The keeper: on the leader it promotes members that have caught up, removes those that were gone for too long, and says
-/// who fell silent; on every node it looks whether the disk still lets it lead.
+/// The keeper: on the leader it finishes what an earlier one left half done, promotes members that have caught up, removes
+/// those that were gone for too long, and says who fell silent; on every node it looks whether the disk still lets it lead.
 pub(crate) async fn keep(inner: Weak<Inner>) {
     let Some(mut changes) = inner.upgrade().map(|inner| inner.consensus.changes()) else { return };
     let mut disk = DiskWatch::default();
@@ -384,6 +384,13 @@ impl Inner {
 
 impl Inner {
     async fn promote_caught_up(&self) {
+        if let Err(error) = self.consensus.finish_change(Instant::now() + CHANGE_TIMEOUT).await {
+            tracing::warn!(
+                component = "store",
+                "a change of the voters could not be finished, trying again: {error}"
+            );
+            return;
+        }
         let last = self.log.state().last.map_or(0, |last| last.index);
         for member in self.consensus.members() {
             let due = !member.voter

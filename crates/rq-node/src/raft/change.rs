@@ -120,6 +120,46 @@ impl Consensus {
     ) -> Result<(), Error> {
         let turn = tokio::time::timeout_at(deadline, self.change_turn().lock());
         let _turn = turn.await.map_err(|_| Error::DeadlineExceeded)?;
+        self.finish(deadline).await?;
+        self.step(change, retain, deadline).await
+    }
+
+    /// Finishes a change of voters that was begun and not finished, because its leader died or lost its patience
+    /// in between: until then the old voters have a say as well, and who was removed is still there. Does nothing while
+    /// another change is being made here.
+    ///
+    /// # Errors
+    /// As [`Self::add`].
+    pub(crate) async fn finish_change(&self, deadline: Instant) -> Result<(), Error> {
+        match self.change_turn().try_lock() {
+            Ok(_turn) => self.finish(deadline).await,
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Called in turn.
+    async fn finish(&self, deadline: Instant) -> Result<(), Error> {
+        if !self.is_between_voters() {
+            return Ok(());
+        }
+        // To the voters decided on last; who is none of them was to be removed.
+        self.step(ChangeMembers::AddVoterIds(BTreeSet::new()), false, deadline).await
+    }
+
+    /// Whether a change of voters has begun and is not finished.
+    pub(crate) fn is_between_voters(&self) -> bool {
+        let metrics = self.raft().metrics();
+        let metrics = openraft::rt::WatchReceiver::borrow_watched(&metrics);
+        metrics.membership_config.membership().get_joint_config().len() > 1
+    }
+
+    /// Makes a change, in turn.
+    async fn step(
+        &self,
+        change: ChangeMembers<u64, Peer>,
+        retain: bool,
+        deadline: Instant,
+    ) -> Result<(), Error> {
         loop {
             // Who has removed itself leads on for a moment, and no longer has a say in who else is a member.
             if self.members().iter().all(|member| member.raft_id != *self.raft().node_id()) {

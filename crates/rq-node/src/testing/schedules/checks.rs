@@ -18,7 +18,7 @@ const RECOVERY: Duration = Duration::from_secs(120);
 impl Story {
     /// Waits until every member is ready and all hold the same, and shows that each takes writes.
     pub(super) async fn whole(&mut self) {
-        self.wait_whole().await;
+        self.serve_again(true).await;
         for machine in &self.machines {
             let Some(Life { node, host, .. }) = machine.life.as_ref().filter(|_| machine.wanted)
             else {
@@ -28,19 +28,20 @@ impl Story {
             let done = execute(node, host, nothing, 10_000).await;
             assert!(done.is_ok(), "{} does not take writes: {done:?}", machine.name);
         }
-        self.wait_whole().await;
+        self.serve_again(true).await;
     }
 
-    async fn wait_whole(&mut self) {
+    /// Waits until every member is ready and all agree who is one; if nobody writes (`still`), until they hold the same.
+    pub(super) async fn serve_again(&mut self, still: bool) {
         let deadline = Instant::now() + RECOVERY;
-        while let Err(missing) = self.is_whole().await {
+        while let Err(missing) = self.is_whole(still).await {
             assert!(Instant::now() < deadline, "not whole again: {missing}\n{}", self.describe());
             self.watch();
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
 
-    async fn is_whole(&mut self) -> Result<(), String> {
+    async fn is_whole(&mut self, still: bool) -> Result<(), String> {
         let wanted: Vec<&Machine> = self.machines.iter().filter(|machine| machine.wanted).collect();
         for machine in &wanted {
             let life = machine.running().ok_or_else(|| format!("{} is down", machine.name))?;
@@ -66,7 +67,13 @@ impl Story {
             if names != expected {
                 return Err(format!("{} knows {names:?}", machine.name));
             }
+            if inner.consensus.is_between_voters() {
+                return Err(format!("{} knows two sets of voters", machine.name));
+            }
             let applied = inner.progress.applied();
+            if !still {
+                continue;
+            }
             if inner.log.state().last.map(|last| last.index) != Some(applied.index)
                 || *reached.get_or_insert(applied) != applied
             {

@@ -16,7 +16,7 @@ use super::{
     air::{Air, Host},
     trace::Trace,
 };
-use crate::{Environment, Formation, Node, Options, environment::Seeded};
+use crate::{Environment, Formation, Node, Options, Snapshots, environment::Seeded};
 
 /// How long a node may take to open and to end.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -30,6 +30,8 @@ pub(super) struct Machine {
     /// Whether it is to be a member.
     pub(super) wanted: bool,
     directory: TempDir,
+    /// Whether its log is purged often, so that whoever lags behind it needs its database.
+    forgetful: bool,
     /// Drawn from for whatever becomes of this machine.
     chance: Seeded,
 }
@@ -49,13 +51,15 @@ pub(super) fn address(name: &str) -> String {
 
 impl Machine {
     pub(super) fn new(name: &str, seed: u64) -> Self {
+        let chance = Seeded::new(seed, 0);
         Self {
             name: name.to_owned(),
             disks: Disks::new(),
             life: None,
             wanted: true,
             directory: scratch_directory(),
-            chance: Seeded::new(seed, 0),
+            forgetful: chance.next().is_multiple_of(2),
+            chance,
         }
     }
 
@@ -78,7 +82,17 @@ impl Machine {
     fn options(&self) -> Options {
         let options = options(&self.directory.path().join("data"));
         let log = LogOptions { segment_bytes: 32 << 10, cache_bytes: 8 << 10, ..options.log };
+        let snapshots = match self.forgetful {
+            true => Snapshots {
+                entries: 20,
+                interval: Duration::from_secs(1),
+                trailing_entries: 5,
+                ..options.snapshots
+            },
+            false => options.snapshots,
+        };
         Options {
+            snapshots,
             node_id: Some(self.name.clone()),
             raft_addr: self.address(),
             api_url: format!("http://{}:4001", self.name),

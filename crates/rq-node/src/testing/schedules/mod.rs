@@ -56,6 +56,9 @@ fn clusters_survive_what_happens_to_them() {
     let mut tally = Tally::default();
     for seed in first..first + schedules {
         tally.add(&run(seed, Trace::default()));
+        if tally.schedules.is_multiple_of(MANY) {
+            eprintln!("up to seed {seed}: {tally:?}");
+        }
     }
     eprintln!("schedules from seed {first}: {tally:?}");
     if schedules >= MANY {
@@ -139,6 +142,7 @@ impl Tally {
         self.lost_disks += other.lost_disks;
         self.handovers += other.handovers;
         self.purges += other.purges;
+        self.installs += other.installs;
         self.terms += other.terms;
         self.clients.acknowledged += other.clients.acknowledged;
         self.clients.refused += other.clients.refused;
@@ -150,7 +154,7 @@ impl Tally {
     fn check(&self) {
         let rare = [self.joins, self.removals, self.lost_disks, self.handovers, self.pauses];
         assert!(rare.iter().all(|count| *count > 0), "{self:?}");
-        assert!(self.cuts > 0 && self.crashes > 0 && self.faults > 0, "{self:?}");
+        assert!(self.cuts > 0 && self.crashes > 0 && self.faults > 0 && self.installs > 0, "{self:?}");
         assert!(self.terms > self.schedules * 2, "{self:?}");
         let clients = self.clients;
         assert!(clients.acknowledged > self.schedules * 20, "{self:?}");

@@ -43,6 +43,12 @@ impl Story {
             .position(|machine| machine.running().is_some_and(|life| life.node.is_leader()))
     }
 
+    /// How many nodes know of a change of voters that is not finished.
+    fn between_voters(&self) -> usize {
+        let lives = self.machines.iter().filter_map(|machine| machine.running());
+        lives.filter(|life| life.node.inner().consensus.is_between_voters()).count()
+    }
+
     async fn keys(&self, position: usize, level: Level) -> bool {
         let Life { node, host, .. } = self.life(position);
         clients::read(&self.ledger, &self.trace, node, host, level).await.is_some()
@@ -132,6 +138,45 @@ fn requests_of_a_node_without_a_leader_wait_without_work() {
         for position in 0..3 {
             let end = story.ask(position, "INSERT INTO marks VALUES (-2, 'lost')").await;
             assert_eq!(end, Err(Error::LeaderNotFound));
+        }
+    });
+}
+
+#[test]
+fn a_change_of_voters_that_its_leader_did_not_finish_is_finished_by_the_next() {
+    of_three(&async |story| {
+        let leader = story.leader().expect("a cluster that takes writes has a leader");
+        let removed = (leader + 1) % 3;
+        story.join().await;
+        let name = story.machines[removed].name.clone();
+        for changed in ["promoted", "removed"] {
+            let leader = story.leader().expect("a cluster that takes writes has a leader");
+            if changed == "removed" {
+                story.machines[removed].wanted = false;
+                let Life { node, host, .. } = story.life((removed + 1) % 4);
+                let (node, host, name) = (node.clone(), host.clone(), name.clone());
+                tokio::spawn(async move {
+                    let route = route(5_000);
+                    drop(host.run(node.remove(&name, &route)).await);
+                });
+            }
+            // On so many that whoever leads next knows of it.
+            while story.between_voters() < 3 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            story.stop(leader, false).await;
+            seconds(10).await;
+            // One that was removed would join again.
+            if story.machines[leader].wanted {
+                story.start_only(leader).await;
+            }
+            seconds(10).await;
+            let members = if changed == "removed" { 3 } else { 4 };
+            for machine in story.machines.iter().filter(|machine| machine.wanted) {
+                let consensus = &machine.running().expect("it runs").node.inner().consensus;
+                assert!(!consensus.is_between_voters(), "{changed}: {}", machine.name);
+                assert_eq!(consensus.view().members.len(), members, "{changed}");
+            }
         }
     });
 }

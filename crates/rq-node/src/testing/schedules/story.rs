@@ -66,6 +66,8 @@ pub(super) struct Tally {
     pub(super) lost_disks: u64,
     pub(super) handovers: u64,
     pub(super) purges: u64,
+    /// Databases sent and installed.
+    pub(super) installs: u64,
     pub(super) terms: u64,
     pub(super) clients: clients::Tally,
 }
@@ -203,7 +205,8 @@ impl Story {
 
     pub(super) async fn stop(&mut self, position: usize, orderly: bool) {
         let machine = &mut self.machines[position];
-        if machine.life.is_some() {
+        if let Some(life) = &machine.life {
+            self.tally.installs += life.node.inner().transfers.counters().done;
             self.trace.step(&format!("{} {}", if orderly { "stop" } else { "kill" }, machine.name));
             lock(&self.directory).retain(|(node, _)| node.id() != machine.name);
             machine.stop(orderly).await;
@@ -352,7 +355,7 @@ impl Story {
         self.tally.faults += 1;
     }
 
-    async fn join(&mut self) {
+    pub(super) async fn join(&mut self) {
         let taken = |name: &str| self.machines.iter().any(|machine| machine.name == name);
         let Some(name) = NAMES.into_iter().find(|name| !taken(name)) else { return };
         self.trace.step(&format!("{name} joins"));
@@ -481,7 +484,7 @@ impl Story {
         }
         self.start_all().await;
         self.end_errands().await;
-        self.whole().await;
+        self.serve_again(false).await;
         self.end_clients().await;
         self.whole().await;
         self.discard_unwanted().await;
