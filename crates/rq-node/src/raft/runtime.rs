@@ -1,7 +1,7 @@
 //! What openraft runs on: tokio, with chance of our own.
 //!
 //! openraft draws its election timeouts from the generator of its runtime. Here each is seeded by the machine's
-//! randomness, or in a simulation by [`seed_this_thread`], so that a run can be repeated. Everything else is
+//! randomness, or in a simulation by `seed_this_thread`, so that a run can be repeated. Everything else is
 //! tokio's. In tests a task belongs to the node that spawned it and stands still while that is paused, and who
 //! watches a value is woken in order.
 
