@@ -2,7 +2,7 @@
 //!
 //! - [`History`] records what clients did: when each operation was sent, when its answer came, what
 //!   the answer was, or that nobody knows.
-//! - [`search`] looks for an order of these operations that keeps their order in time and that a
+//! - [`mod@search`] looks for an order of these operations that keeps their order in time and that a
 //!   [`Model`] of one copy accepts.
 //! - [`Register`], [`List`] and [`Bank`] are such models.
 //!
