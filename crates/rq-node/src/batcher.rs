@@ -28,7 +28,7 @@ use std::{
     collections::HashSet,
     hash::{BuildHasher as _, Hasher as _, RandomState},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, Weak,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -68,6 +68,10 @@ const CAUTIOUS_REQUESTS: usize = 8;
 /// How long an entry is offered again to a leader whose lease is momentarily unconfirmed, and how often.
 const LEASE_PATIENCE: Duration = Duration::from_secs(2);
 const LEASE_RETRY: Duration = Duration::from_millis(10);
+/// How often it is looked whether this node still leads while writes are under way.
+const LEADERSHIP_INTERVAL: Duration = Duration::from_millis(250);
+/// Entries remembered as under way before those that have ended are forgotten.
+const UNDER_WAY_SWEEP: usize = 64;
 /// The backlog is counted in units of this many bytes.
 const BACKLOG_UNIT_BYTES: usize = 256;
 /// Statement texts remembered as disruptive; beyond it the memory starts over.
@@ -135,7 +139,13 @@ impl Batcher {
             metrics,
             pipeline: Arc::clone(&pipeline),
             disruptive: Arc::new(Mutex::new(Disruptive::default())),
+            under_way: UnderWay::default(),
         };
+        tokio::spawn(watch_leadership(
+            task.consensus.clone(),
+            task.under_way.clone(),
+            queue.downgrade(),
+        ));
         tokio::spawn(task.run());
         Self { queue, pipeline, backlog, backlog_units, enqueue_timeout }
     }
@@ -264,6 +274,7 @@ struct Task {
     metrics: Arc<Metrics>,
     pipeline: Arc<Pipeline>,
     disruptive: Arc<Mutex<Disruptive>>,
+    under_way: UnderWay,
 }
 
 impl Task {
@@ -336,6 +347,7 @@ impl Task {
         let payload = self.stamper.stamp(work.unwrap_or(Work::Batch(requests)));
         let learn = Learn { command: payload.command().ok(), memory: Arc::clone(&self.disruptive) };
         let give_up = now + LEASE_PATIENCE;
+        let answers = self.under_way.enter(answers);
         let entry = EntryToPropose { payload, answers, learn, give_up };
         entry.propose(self.consensus.clone(), Some(place)).await;
     }
@@ -344,7 +356,7 @@ impl Task {
 /// An entry on its way to Raft, and who waits for it.
 struct EntryToPropose {
     payload: Payload,
-    answers: Vec<Waiter>,
+    answers: Arc<Waiters>,
     learn: Learn,
     /// Until when it is offered again to a Raft that refuses it for want of a confirmed lease.
     give_up: Instant,
@@ -367,18 +379,77 @@ impl EntryToPropose {
                 });
                 return;
             }
-            deliver(end, answers, &learn);
+            deliver(end, &answers, &learn);
         };
         Box::pin(async move { consensus.propose(payload, move || drop(place), end).await })
     }
 }
 
+/// Who waits for an entry, until they have their answer.
+#[derive(Default)]
+struct Waiters(Mutex<Vec<Waiter>>);
+
+/// The entries that were proposed and have not ended.
+#[derive(Clone, Default)]
+struct UnderWay(Arc<Mutex<Vec<Weak<Waiters>>>>);
+
+impl UnderWay {
+    fn enter(&self, waiters: Vec<Waiter>) -> Arc<Waiters> {
+        let waiters = Arc::new(Waiters(Mutex::new(waiters)));
+        let mut entries = lock(&self.0);
+        if entries.len() >= UNDER_WAY_SWEEP {
+            entries.retain(|entry| entry.strong_count() > 0);
+        }
+        entries.push(Arc::downgrade(&waiters));
+        waiters
+    }
+
+    /// Tells everybody that waits that nobody knows how it ended: the entries may be committed yet, or discarded.
+    fn give_up(&self) {
+        for waiters in lock(&self.0).drain(..).filter_map(|entry| entry.upgrade()) {
+            for waiter in lock(&waiters.0).drain(..) {
+                let lost = "leadership was lost while the write was under way".to_owned();
+                drop(waiter.answer.send(Err(Error::OutcomeUnknown(lost))));
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        let mut entries = lock(&self.0);
+        entries.retain(|entry| entry.strong_count() > 0);
+        entries.is_empty()
+    }
+}
+
+/// A leader that is cut off keeps what it has proposed, and hears of its end only when it is back. Who waits is told
+/// when it no longer leads.
+async fn watch_leadership(
+    consensus: Consensus,
+    under_way: UnderWay,
+    end: mpsc::WeakUnboundedSender<Proposal>,
+) {
+    loop {
+        tokio::time::sleep(LEADERSHIP_INTERVAL).await;
+        if end.upgrade().is_none() {
+            return;
+        }
+        // Twice, because a lease may be unconfirmed for a moment.
+        if !under_way.is_empty() && !consensus.leads() {
+            tokio::time::sleep(LEADERSHIP_INTERVAL).await;
+            if !consensus.leads() {
+                under_way.give_up();
+            }
+        }
+    }
+}
+
 /// Gives each request of an entry its own answer.
-fn deliver(end: Result<(Applied, u64), Error>, answers: Vec<Waiter>, learn: &Learn) {
+fn deliver(end: Result<(Applied, u64), Error>, waiters: &Waiters, learn: &Learn) {
+    let answers = std::mem::take(&mut *lock(&waiters.0));
     match end {
         Ok((Applied { requests }, index)) => {
-            debug_assert_eq!(requests.len(), answers.len(), "one outcome a request");
             learn.note(&requests);
+            // Whoever was told already that nobody knows is not among them.
             for (waiter, outcome) in answers.into_iter().zip(requests) {
                 // A client that has gone does not need its answer.
                 drop(waiter.answer.send(Ok(Proposed { outcome, index })));

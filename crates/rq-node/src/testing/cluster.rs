@@ -360,6 +360,9 @@ async fn a_leader_without_a_quorum_is_none_to_anybody() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert!(leader.node.is_ready() && leader.node.is_leader(), "without load it stays the leader");
     cluster.board.isolate(&address(&leader.name), &cluster.addresses(), true);
+    let proposed = tokio::time::timeout(PATIENCE, insert(&leader.node, 1)).await;
+    let proposed = proposed.expect("who waits is told").expect_err("there is no majority");
+    assert_eq!(proposed.outcome(), crate::EffectKnown::Unknown, "{proposed}");
     let lost = async {
         while leader.node.is_leader() || leader.node.leader().is_some() || leader.node.is_ready() {
             tokio::time::sleep(Duration::from_millis(5)).await;
