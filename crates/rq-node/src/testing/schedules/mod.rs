@@ -154,7 +154,10 @@ impl Tally {
     fn check(&self) {
         let rare = [self.joins, self.removals, self.lost_disks, self.handovers, self.pauses];
         assert!(rare.iter().all(|count| *count > 0), "{self:?}");
-        assert!(self.cuts > 0 && self.crashes > 0 && self.faults > 0 && self.installs > 0, "{self:?}");
+        assert!(
+            self.cuts > 0 && self.crashes > 0 && self.faults > 0 && self.installs > 0,
+            "{self:?}"
+        );
         assert!(self.terms > self.schedules * 2, "{self:?}");
         let clients = self.clients;
         assert!(clients.acknowledged > self.schedules * 20, "{self:?}");
