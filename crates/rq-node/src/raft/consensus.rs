@@ -272,6 +272,9 @@ impl Consensus {
         let mut view = view(&metrics, self.raft_id);
         view.leader = self.leader_of(&metrics);
         view.leads &= view.leader.is_some();
+        if view.role == Role::Leader && !view.leads {
+            view.role = Role::Follower;
+        }
         view
     }
 

@@ -369,6 +369,7 @@ async fn a_leader_without_a_quorum_is_none_to_anybody() {
         }
     };
     tokio::time::timeout(PATIENCE, lost).await.expect("its lease ends");
+    assert_eq!(leader.node.status().role, crate::Role::Follower);
     let impatient = Route { timeout: Duration::from_millis(100), ..route() };
     let read = Read {
         statements: vec![rq_sql::Statement::new("SELECT count(*) FROM t")],
