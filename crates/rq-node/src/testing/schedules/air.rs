@@ -30,6 +30,9 @@ use crate::{
     service::RAFT,
 };
 
+/// A connection on which nothing is heard for so long is lost, and its calls with it.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+
 /// What the network does to calls, each in thousandths.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Weather {
@@ -189,7 +192,7 @@ impl Air {
             arrives: (!is_cut && !happens(weather.lost)).then_some(arrives),
             again: (is_raft && happens(weather.doubled)).then(|| arrives + takes() * 10),
             back: (!broken && !happens(weather.lost)).then(takes),
-            noticed: if happens(500) { takes() * 10 } else { call.timeout },
+            noticed: if happens(500) { takes() * 10 } else { SILENCE_MAX },
             // A connection that was not there yet cannot have carried anything.
             refused: nobody || happens(300),
         }
