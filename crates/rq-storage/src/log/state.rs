@@ -118,13 +118,17 @@ impl StateFile {
         check_header(&path, &bytes)?;
         let file = files.open(&path).map_err(|error| Error::io("open", &path, error))?;
         let mut state = Self { path, file, cells: Default::default() };
+        let mut unequal = Vec::new();
         for cell in [Cell::Vote, Cell::Purged, Cell::Truncation] {
             let (current, equal) = read_durable(&state.path, &bytes, cell)?;
             state.cells[cell as usize] = current;
             if !equal {
-                let words = current.words.unwrap_or_default();
-                state.write_both(cell, current.sequence, &words)?;
+                unequal.push((cell, current));
             }
+        }
+        // Only now: a file with a cell that is lost stays as it was found.
+        for (cell, current) in unequal {
+            state.write_both(cell, current.sequence, &current.words.unwrap_or_default())?;
         }
         let copies = [0, 1].map(|copy| read_copy(&bytes, Cell::Committed, copy).value());
         if let Some((sequence, words)) = copies.into_iter().flatten().max() {

@@ -287,11 +287,19 @@ fn no_damaged_byte_of_the_state_file_changes_the_vote() {
         }
     }
     // Both copies: the vote is lost, which must not look like "never voted".
-    let mut bytes = good;
+    let mut bytes = good.clone();
     bytes[4096] ^= 1;
     bytes[8192] ^= 1;
     fs::write(&path, &bytes).unwrap();
     assert!(sample.open().map(drop).unwrap_err().is_corruption());
+    // One of the vote and both of another cell: nothing is mended in a file that is refused.
+    let mut bytes = good;
+    bytes[8192] ^= 1;
+    bytes[4096 * 3] ^= 1;
+    bytes[4096 * 4] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    assert!(sample.open().map(drop).unwrap_err().is_corruption());
+    assert!(fs::read(&path).unwrap() == bytes, "a refused file is left as it is");
 }
 
 #[test]
