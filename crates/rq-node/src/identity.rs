@@ -19,27 +19,22 @@ pub(crate) struct Cluster {
     pub(crate) raft_id: u64,
     id: RwLock<Option<String>>,
     directory: Mutex<Option<DataDirectory>>,
-    /// Where members say they are now, by their numbers, if the membership does not know it yet: after all nodes were given new
-    /// addresses it cannot be told before they have found each other.
+    /// Where members are that have moved since this node was started, by their numbers: where they say they are, because after all
+    /// nodes were given new addresses the membership cannot be told before they have found each other; or what the membership was told.
     moved: RwLock<BTreeMap<u64, String>>,
 }
 
 impl Cluster {
-    /// Notes where a member says it is.
+    /// Notes where a member has moved to.
     pub(crate) fn note_address(&self, raft_id: u64, address: &str) {
         let mut moved = self.moved.write().unwrap_or_else(PoisonError::into_inner);
         moved.insert(raft_id, address.to_owned());
     }
 
-    /// Where to dial a member: where it says it is, or else where the membership says.
+    /// Where to dial a member: where it has moved to, or else where it was `known` to be.
     pub(crate) fn address(&self, raft_id: u64, known: &str) -> String {
         let moved = self.moved.read().unwrap_or_else(PoisonError::into_inner);
         moved.get(&raft_id).map_or(known, String::as_str).to_owned()
-    }
-
-    /// The membership knows this address now.
-    pub(crate) fn forget_address(&self, raft_id: u64) {
-        self.moved.write().unwrap_or_else(PoisonError::into_inner).remove(&raft_id);
     }
 
     /// The cluster this node belongs to; `None` until it has founded or joined one.

@@ -34,6 +34,7 @@ pub mod internode;
 mod formation;
 mod forward;
 mod membership;
+mod observer;
 mod peers;
 mod read;
 mod retirement;

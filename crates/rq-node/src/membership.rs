@@ -151,7 +151,6 @@ impl Inner {
             peer.raft_addr
         );
         self.consensus.readdress(known.raft_id, peer, deadline).await?;
-        self.cluster.forget_address(known.raft_id);
         Ok(Answer::Joined { cluster, already: false })
     }
 

@@ -44,6 +44,7 @@ use crate::{
     membership,
     metrics::Metrics,
     notices::Notices,
+    observer,
     options::Options,
     progress::{Progress, lock},
     raft::{
@@ -63,8 +64,6 @@ use crate::{
 
 /// How long opening waits for a leader, so that who opens a node finds it ready.
 const FIRST_LEADER_PATIENCE: Duration = Duration::from_secs(2);
-/// How long storing this node's new address may take.
-const ADDRESS_TIMEOUT: Duration = Duration::from_secs(10);
 /// A read younger than this is not cancelled for the sake of the WAL.
 const READ_CANCEL_AGE: Duration = Duration::from_secs(1);
 /// How long closing waits for Raft, for the statement that is being applied and for a checkpoint, each.
@@ -111,7 +110,7 @@ pub(crate) struct Inner {
     network: Arc<dyn Network>,
     environment: Environment,
     /// Term and begin of the leadership of this node, while it leads.
-    office: Mutex<Option<(u64, tokio::time::Instant)>>,
+    pub(crate) office: Mutex<Option<(u64, tokio::time::Instant)>>,
     /// Whether this node has applied, since it was opened, what a leader said to be committed.
     caught_up: AtomicBool,
     /// Whether Raft was ended on purpose, because this node was removed from its cluster.
@@ -150,7 +149,7 @@ impl Node {
         let housekeeper =
             Housekeeper::start(&inner).map_err(|error| OpenError::Thread(error.to_string()))?;
         *lock(&inner.housekeeper) = Some(housekeeper);
-        tokio::spawn(watch_consensus(Arc::downgrade(&inner)));
+        tokio::spawn(observer::observe(Arc::downgrade(&inner)));
         tokio::spawn(membership::keep(Arc::downgrade(&inner)));
         inner.network.listen(Some(Arc::new(Service::new(&inner, answers, receiver))));
         Ok(Self { inner })
@@ -314,15 +313,6 @@ impl Inner {
         lock(&self.office).map_or(Duration::ZERO, |(_, begin)| begin.elapsed())
     }
 
-    fn note_office(&self, view: &View) {
-        let mut office = lock(&self.office);
-        match *office {
-            _ if !view.leads => *office = None,
-            Some((term, _)) if term == view.term => {}
-            _ => *office = Some((view.term, tokio::time::Instant::now())),
-        }
-    }
-
     pub(crate) fn own_peer(&self) -> Peer {
         Peer {
             name: self.node_id.clone(),
@@ -354,22 +344,6 @@ impl Inner {
             self.metrics.verify_leader_failed.add(1);
         }
         confirmed
-    }
-
-    /// Writes this node's addresses into the membership, if it leads and they differ from what stands there.
-    async fn refresh_addresses(&self) {
-        let members = self.consensus.members();
-        let Some(own) = members.iter().find(|member| member.raft_id == self.raft_id) else {
-            return;
-        };
-        let peer = Peer { replica: own.peer.replica, ..self.own_peer() };
-        if own.peer == peer {
-            return;
-        }
-        let deadline = tokio::time::Instant::now() + ADDRESS_TIMEOUT;
-        if let Err(error) = self.consensus.readdress(self.raft_id, peer, deadline).await {
-            tracing::warn!(component = "store", "could not store this node's new address: {error}");
-        }
     }
 
     pub(crate) fn not_leader(&self) -> Error {
@@ -720,51 +694,4 @@ fn barriers(consensus: Consensus) -> Rounds<u64> {
         let consensus = consensus.clone();
         async move { consensus.barrier().await }
     })
-}
-
-/// Notices changes of leader and the end of Raft.
-async fn watch_consensus(inner: Weak<Inner>) {
-    let Some(mut changes) = inner.upgrade().map(|inner| inner.consensus.changes()) else { return };
-    let mut leader = None;
-    loop {
-        let Some(inner) = inner.upgrade() else { return };
-        let view = inner.consensus.view();
-        inner.note_office(&view);
-        if let Some(reason) = view.ended {
-            if !inner.progress.is_stopping() && !inner.retired.load(Ordering::Acquire) {
-                inner.progress.set_stopped(reason);
-            }
-            return;
-        }
-        if view.leader != leader {
-            inner.metrics.leader_changes.add(1);
-            tell_leader(&inner, view.leader.as_ref());
-            leader = view.leader;
-            if view.leads {
-                inner.refresh_addresses().await;
-            }
-        }
-        drop(inner);
-        if !changes.next().await {
-            return;
-        }
-    }
-}
-
-fn tell_leader(inner: &Inner, leader: Option<&Member>) {
-    match leader {
-        Some(member) if member.id == inner.node_id => tracing::info!(
-            component = "store",
-            "this node (ID={}, addr={}) is now Leader",
-            member.id,
-            member.raft_addr
-        ),
-        Some(member) => tracing::info!(
-            component = "store",
-            "node {} at {} is now Leader",
-            member.id,
-            member.raft_addr
-        ),
-        None => tracing::info!(component = "store", "Leader is now unknown"),
-    }
 }

@@ -62,6 +62,20 @@ impl Consensus {
             .collect()
     }
 
+    /// Where the membership stands in the log; `None` before there is one.
+    pub(crate) fn membership_index(&self) -> Option<u64> {
+        let metrics = self.raft().metrics();
+        let metrics = openraft::rt::WatchReceiver::borrow_watched(&metrics);
+        metrics.membership_config.log_id().as_ref().map(|id| id.index)
+    }
+
+    /// Whether the membership is committed, so that it may be changed.
+    fn is_settled(&self) -> bool {
+        let metrics = self.raft().metrics();
+        let metrics = openraft::rt::WatchReceiver::borrow_watched(&metrics);
+        *metrics.membership_config.log_id() <= metrics.last_applied
+    }
+
     /// Adds a member that does not vote.
     ///
     /// # Errors
@@ -164,6 +178,14 @@ impl Consensus {
             // Who has removed itself leads on for a moment, and no longer has a say in who else is a member.
             if self.members().iter().all(|member| member.raft_id != *self.raft().node_id()) {
                 return Err(Error::LeaderNotFound);
+            }
+            // openraft would refuse it, and log that as an error of its own.
+            if !self.is_settled() {
+                if Instant::now() >= deadline {
+                    return Err(Error::DeadlineExceeded);
+                }
+                tokio::time::sleep(TURN_INTERVAL).await;
+                continue;
             }
             let changing = self.raft().change_membership(change.clone(), retain);
             let changed = tokio::time::timeout_at(deadline, changing).await;
