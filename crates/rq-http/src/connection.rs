@@ -26,7 +26,7 @@ use crate::{
     service::Service,
     stream::Stream,
     target::Aside,
-    vitals::{Verdict, Watched},
+    vitals::{Phase, Stage, Verdict, Watched},
 };
 
 /// What a client is told that speaks HTTP to an HTTPS port.
@@ -121,7 +121,13 @@ where
         if vitals.verdict() == Verdict::Close {
             return Poll::Ready(Ok(()));
         }
-        if watch.is_stopping() && !is_ending {
+        let is_told = match watch.stage() {
+            Stage::Serving => false,
+            // HTTP/1 has no other way to say so than an answer; a request that crosses the close is lost.
+            Stage::Leaving => vitals.phase() == Phase::Streams,
+            Stage::Ending => true,
+        };
+        if is_told && !is_ending {
             is_ending = true;
             connection.as_mut().graceful_shutdown();
         }

@@ -14,7 +14,7 @@ use crate::{
     routes::{self, Endpoint},
     service::Service,
     target::Aside,
-    vitals::{Phase, Verdict, Vitals, Watch},
+    vitals::{Phase, Stage, Verdict, Vitals, Watch},
 };
 
 /// What a connection's requests share.
@@ -76,12 +76,13 @@ async fn run_alone(link: &Link, request: Request<Incoming>) -> Outcome {
         })
         .await
     };
+    let is_leaving = watch.stage() >= Stage::Leaving;
     let mut reply = match ended {
         Ok(reply) => reply,
         Err(Verdict::TimedOut) => {
             vitals.acquit();
             service.metrics().timeouts.increment();
-            timed_out(service, vitals.phase() == Phase::Body, watch.is_stopping(), head.uri.path())
+            timed_out(service, vitals.phase() == Phase::Body, is_leaving, head.uri.path())
         }
         Err(Verdict::Live | Verdict::Close | Verdict::HungUp) => return Err(HungUp),
     };
@@ -91,6 +92,7 @@ async fn run_alone(link: &Link, request: Request<Incoming>) -> Outcome {
         vitals.refuse();
         reply.close = true;
     }
+    reply.close |= is_leaving;
     vitals.enter(Phase::Reply, watch.now());
     Ok(service.envelope.seal(reply))
 }

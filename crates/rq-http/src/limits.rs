@@ -30,6 +30,9 @@ pub struct Limits {
     /// Time from the first byte of a request's head to its last, and for a TLS handshake.
     /// Beyond: the connection is closed.
     pub head_time_max: Duration,
+    /// Time a request with statements waits for the store while it is being opened. Beyond, and at once if
+    /// this is zero: it is told that it is not.
+    pub opening_time_max: Duration,
     /// Time a connection may wait for its next request. Beyond: it is closed.
     pub idle_time_max: Duration,
     /// Time from the end of a request's head to the answer, and again for the client to take the answer.
@@ -51,6 +54,7 @@ impl Default for Limits {
             requests_max: 4096,
             connections_max: 8192,
             head_time_max: Duration::from_secs(10),
+            opening_time_max: Duration::from_secs(2),
             idle_time_max: Duration::from_secs(300),
             request_time_max: Duration::from_secs(600),
         }

@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use rq_api::duration::GoDuration;
 use rq_security::ClientCertificates;
@@ -29,7 +30,7 @@ use crate::{
     respond::Envelope,
     service::Service,
     slot::NodeSlot,
-    vitals::Watch,
+    vitals::{Stage, Watch},
 };
 
 /// Connections the operating system keeps before they are accepted. Beyond: clients wait or are refused.
@@ -40,6 +41,10 @@ const REFUSALS: usize = 256;
 
 /// How long accepting pauses when the process is out of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long clients that hold a connection are given to send one more request on it, whose answer tells them that it
+/// is closed. Whoever sends while it is being closed does not learn what became of the request.
+const FAREWELL_TIME: Duration = Duration::from_millis(300);
 
 /// How long the answers to requests that did not end before a stop may take to go out.
 const LAST_WORDS: Duration = Duration::from_millis(200);
@@ -147,17 +152,19 @@ impl Server {
         self.watch.count()
     }
 
-    /// Stops: takes no connections any more, lets each end after the request it works on, works the queue
-    /// of writes off; after `deadline` answers what is left with 503 and drops it. The node must still be running.
+    /// Stops: takes no connections any more, lets each end after the request it works on or the next one, works the
+    /// queue of writes off; after `deadline` answers what is left with 503 and drops it. The node must still be running.
     ///
     /// Returns whether everything ended by itself.
     pub async fn stop(self, deadline: Duration) -> bool {
         self.stop_accepting.send_replace(true);
-        self.watch.stop();
+        self.watch.advance(Stage::Leaving);
         self.service.queue.hurry();
         let Self { service, watch, accepting, watching, mut queueing, .. } = self;
         let graceful = async {
             drop(accepting.await);
+            drop(tokio::time::timeout(FAREWELL_TIME, watch.all_gone()).await);
+            watch.advance(Stage::Ending);
             watch.all_gone().await;
             // Only now, so that requests under way can still be queued.
             service.queue.close();
@@ -166,6 +173,7 @@ impl Server {
         let ended = tokio::time::timeout(deadline, graceful).await.is_ok();
         if !ended {
             service.queue.close();
+            watch.advance(Stage::Ending);
             // Whoever still waits is told that nobody knows, before the line goes dead.
             watch.time_out_all();
             drop(tokio::time::timeout(LAST_WORDS, watch.all_gone()).await);
@@ -262,7 +270,7 @@ async fn accept(
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = stopped.wait_for(|stopped| *stopped) => return,
+            _ = stopped.wait_for(|stopped| *stopped) => break,
         };
         match accepted {
             Ok((socket, _peer)) => admit(socket, &service, &watch),
@@ -272,6 +280,11 @@ async fn accept(
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
+    }
+    // Whoever is connected already may have sent a request, which closing the port would throw away.
+    for _ in 0..BACKLOG {
+        let Some(Ok((socket, _peer))) = listener.accept().now_or_never() else { return };
+        admit(socket, &service, &watch);
     }
 }
 

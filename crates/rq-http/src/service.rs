@@ -166,6 +166,13 @@ impl Service {
         if !route.methods.allow(&head.method) {
             return Reply { content_type: route.content_type, ..error::method_not_allowed() };
         }
+        if let Endpoint::Execute | Endpoint::Query | Endpoint::Request = route.endpoint
+            && self.slot.get().is_none()
+        {
+            // A client that goes round its nodes while one restarts is served a moment later instead of refused.
+            let opening_time_max = self.limits().opening_time_max;
+            drop(tokio::time::timeout(opening_time_max, self.slot.filled()).await);
+        }
         let call = Call { service: self, head, body, share: None, vitals, params, query, began };
         dispatch(route.endpoint, call).await
     }

@@ -2,13 +2,14 @@
 //!
 //! The port answers before the store is open; until then the slot is empty, and every handler says so.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use rq_node::Node;
+use tokio::sync::SetOnce;
 
 /// Holds the node once it is open. Clones share the place.
 #[derive(Clone, Default)]
-pub struct NodeSlot(Arc<OnceLock<Node>>);
+pub struct NodeSlot(Arc<SetOnce<Node>>);
 
 impl NodeSlot {
     /// An empty slot.
@@ -24,5 +25,10 @@ impl NodeSlot {
     /// The node, once it is open.
     pub fn get(&self) -> Option<&Node> {
         self.0.get()
+    }
+
+    /// Waits until the node is open.
+    pub(crate) async fn filled(&self) {
+        self.0.wait().await;
     }
 }

@@ -197,12 +197,24 @@ impl Vitals {
     }
 }
 
+/// How far a server has come with its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(crate) enum Stage {
+    /// It has not begun.
+    Serving = 0,
+    /// Each answer says that its connection is closed.
+    Leaving = 1,
+    /// Connections on which nothing is under way are closed.
+    Ending = 2,
+}
+
 /// All open connections of a server, and its coarse clock.
 #[derive(Debug)]
 pub(crate) struct Watch {
     ticks: AtomicU32,
     limits: TickLimits,
-    stopping: AtomicBool,
+    stage: AtomicU8,
     next_id: AtomicU64,
     connections: Mutex<HashMap<u64, Arc<Vitals>>>,
     all_gone: Notify,
@@ -237,7 +249,7 @@ impl Watch {
                 half_closed: ticks_of(HALF_CLOSED_GRACE),
                 linger: ticks_of(LINGER_TIME),
             },
-            stopping: AtomicBool::new(false),
+            stage: AtomicU8::new(Stage::Serving as u8),
             next_id: AtomicU64::new(0),
             connections: Mutex::default(),
             all_gone: Notify::new(),
@@ -249,9 +261,13 @@ impl Watch {
         self.ticks.load(Ordering::Relaxed)
     }
 
-    /// Whether the server is stopping.
-    pub(crate) fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Acquire)
+    /// How far the server has come with its end.
+    pub(crate) fn stage(&self) -> Stage {
+        match self.stage.load(Ordering::Acquire) {
+            0 => Stage::Serving,
+            1 => Stage::Leaving,
+            _ => Stage::Ending,
+        }
     }
 
     /// Takes a connection in, unless there are `most` already (0: no limit).
@@ -289,9 +305,9 @@ impl Watch {
         }
     }
 
-    /// Asks every connection to end after the request it works on.
-    pub(crate) fn stop(&self) {
-        self.stopping.store(true, Ordering::Release);
+    /// Comes to the next stage of the end, and tells every connection.
+    pub(crate) fn advance(&self, stage: Stage) {
+        self.stage.store(stage as u8, Ordering::Release);
         for vitals in self.lock().values() {
             vitals.waker.wake();
         }

@@ -6,7 +6,8 @@ use crate::harness::{ENDLESS, Fixture, eventually, post};
 
 #[test]
 fn before_the_store_is_open_everything_answers() {
-    let fixture = Fixture::start_without_node(|_| {});
+    let fixture =
+        Fixture::start_without_node(|options| options.limits.opening_time_max = Duration::ZERO);
     let not_open = r#"{"results":[],"error":"store not open"}"#;
     for level in ["none", "weak", "strong", "linearizable", "auto"] {
         fixture.get(&format!("/db/query?q=SELECT+1&level={level}")).expect(200, not_open);
@@ -26,6 +27,35 @@ fn before_the_store_is_open_everything_answers() {
     fixture.get("/db/sql?q=SELECT+1").expect(200, not_open);
     fixture.get("/status?key=store").expect(200, r#"{"open":false}"#);
     assert_eq!(fixture.get("/debug/vars").status, 200);
+}
+
+#[test]
+fn a_request_waits_for_the_store_to_be_opened() {
+    let fixture = Fixture::start_without_node(|_| {});
+    let mut client = fixture.connect();
+    client.send(post("/db/execute", "[\"CREATE TABLE t(a)\"]"));
+    eventually("the request is there", || fixture.connections() == 1);
+    std::thread::sleep(Duration::from_millis(50));
+    fixture.open_node();
+    client.receive().expect(200, r#"{"results":[{}]}"#);
+}
+
+#[test]
+fn a_client_that_keeps_its_connection_is_told_with_its_next_answer() {
+    let mut fixture = Fixture::start(|_| {});
+    let mut client = fixture.connect();
+    client.send("GET /readyz?noleader HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!(client.receive().header("Connection"), None);
+    let sending = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(100));
+        client.send(post("/db/execute", "[\"CREATE TABLE t(a)\"]"));
+        (client.receive(), client.is_closed())
+    });
+    assert!(fixture.stop(Duration::from_secs(10)));
+    let (response, is_closed) = sending.join().unwrap();
+    response.expect(200, r#"{"results":[{}]}"#);
+    assert_eq!(response.header("Connection"), Some("close"));
+    assert!(is_closed);
 }
 
 #[test]
