@@ -299,6 +299,9 @@ impl Inner {
 
     /// Finds the leader, waiting for one if there is none just now.
     async fn find_leader(&self, attempt: &mut Attempt<'_>) -> Result<Leader, Error> {
+        if self.consensus.leads() {
+            return Ok(Leader::Here);
+        }
         // Once: what watches changes takes the first look for one.
         let mut changes = self.consensus.changes();
         loop {

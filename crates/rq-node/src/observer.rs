@@ -5,87 +5,87 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Weak, atomic::Ordering},
+    sync::{Arc, Weak, atomic::Ordering},
     time::Duration,
 };
 
 use crate::{
     node::Inner,
     progress::lock,
-    raft::{Peer, consensus::View},
+    raft::{Peer, consensus::Glance},
     status::Member,
 };
 
 /// How long storing this node's new address may take.
 const ADDRESS_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The membership as it was last seen.
-#[derive(Default)]
-struct SeenMembership {
-    index: Option<u64>,
-    addresses: BTreeMap<u64, String>,
-}
-
 /// Observes until the node or its Raft has ended.
 pub(crate) async fn observe(inner: Weak<Inner>) {
     let Some(mut changes) = inner.upgrade().map(|inner| inner.consensus.changes()) else { return };
-    let mut leader = None;
-    let mut membership = SeenMembership::default();
+    let mut seen = Seen::default();
     loop {
-        let Some(inner) = inner.upgrade() else { return };
-        let view = inner.consensus.view();
-        inner.note_office(&view);
-        inner.note_moves(&mut membership);
-        if let Some(reason) = view.ended {
-            if !inner.progress.is_stopping() && !inner.retired.load(Ordering::Acquire) {
-                inner.progress.set_stopped(reason);
-            }
-            return;
+        match inner.upgrade() {
+            Some(inner) if !inner.consensus.has_ended() => seen.look(&inner),
+            Some(inner) => return tell_end(&inner),
+            None => return,
         }
-        if view.leader != leader {
-            inner.metrics.leader_changes.add(1);
-            tell_leader(&inner, view.leader.as_ref());
-            leader = view.leader;
-            if view.leads {
-                let inner = std::sync::Arc::clone(&inner);
-                tokio::spawn(async move { inner.refresh_addresses().await });
-            }
-        }
-        drop(inner);
         if !changes.next().await {
             return;
         }
     }
 }
 
-impl Inner {
-    fn note_office(&self, view: &View) {
-        let mut office = lock(&self.office);
-        match *office {
-            _ if !view.leads => *office = None,
-            Some((term, _)) if term == view.term => {}
-            _ => *office = Some((view.term, tokio::time::Instant::now())),
+/// What was seen last.
+#[derive(Default)]
+struct Seen {
+    glance: Option<Glance>,
+    leader: Option<Member>,
+    /// Where the members are, by their numbers.
+    addresses: BTreeMap<u64, String>,
+}
+
+impl Seen {
+    fn look(&mut self, inner: &Arc<Inner>) {
+        let glance = inner.consensus.glance();
+        if self.glance == Some(glance) {
+            return;
+        }
+        self.glance = Some(glance);
+        inner.note_office(&glance);
+        self.follow_moves(inner);
+        let leader = inner.consensus.leader();
+        if leader != self.leader {
+            inner.metrics.leader_changes.add(1);
+            tell_leader(inner, leader.as_ref());
+            self.leader = leader;
+            if glance.leads {
+                let inner = Arc::clone(inner);
+                tokio::spawn(async move { inner.refresh_addresses().await });
+            }
         }
     }
 
     /// Notes where members have moved to: connections that are open already go on to dial where they were.
-    fn note_moves(&self, seen: &mut SeenMembership) {
-        let index = self.consensus.membership_index();
-        if index == seen.index {
-            return;
-        }
-        let addresses: BTreeMap<u64, String> = self
-            .consensus
-            .members()
-            .into_iter()
-            .map(|member| (member.raft_id, member.peer.raft_addr))
-            .collect();
-        for (id, address) in &addresses {
-            if seen.addresses.get(id).is_some_and(|before| before != address) {
-                self.cluster.note_address(*id, address);
+    fn follow_moves(&mut self, inner: &Inner) {
+        let members = inner.consensus.members().into_iter();
+        let addresses = members.map(|member| (member.raft_id, member.peer.raft_addr)).collect();
+        let before = std::mem::replace(&mut self.addresses, addresses);
+        for (id, address) in &self.addresses {
+            if before.get(id).is_some_and(|before| before != address) {
+                inner.cluster.note_address(*id, address);
             }
         }
-        *seen = SeenMembership { index, addresses };
+    }
+}
+
+impl Inner {
+    fn note_office(&self, glance: &Glance) {
+        let mut office = lock(&self.office);
+        match *office {
+            _ if !glance.leads => *office = None,
+            Some((term, _)) if term == glance.term => {}
+            _ => *office = Some((glance.term, tokio::time::Instant::now())),
+        }
     }
 
     /// Writes this node's addresses into the membership, if it leads and they differ from what stands there.
@@ -102,6 +102,13 @@ impl Inner {
         if let Err(error) = self.consensus.readdress(self.raft_id, peer, deadline).await {
             tracing::warn!(component = "store", "could not store this node's new address: {error}");
         }
+    }
+}
+
+fn tell_end(inner: &Inner) {
+    let Some(reason) = inner.consensus.view().ended else { return };
+    if !inner.progress.is_stopping() && !inner.retired.load(Ordering::Acquire) {
+        inner.progress.set_stopped(reason);
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 use openraft::{
     ChangeMembers,
     errors::{ChangeMembershipError, ClientWriteError, RaftError},
-    rt::Instant as _,
+    rt::{Instant as _, WatchReceiver as _},
 };
 use tokio::time::Instant;
 
@@ -37,8 +37,7 @@ pub(crate) struct RaftMember {
 impl Consensus {
     /// Every member.
     pub(crate) fn members(&self) -> Vec<RaftMember> {
-        let metrics = self.raft().metrics();
-        let metrics = openraft::rt::WatchReceiver::borrow_watched(&metrics);
+        let metrics = self.metrics().borrow_watched();
         let membership = metrics.membership_config.membership();
         let voters: BTreeSet<u64> = membership.voter_ids().collect();
         membership
@@ -62,17 +61,9 @@ impl Consensus {
             .collect()
     }
 
-    /// Where the membership stands in the log; `None` before there is one.
-    pub(crate) fn membership_index(&self) -> Option<u64> {
-        let metrics = self.raft().metrics();
-        let metrics = openraft::rt::WatchReceiver::borrow_watched(&metrics);
-        metrics.membership_config.log_id().as_ref().map(|id| id.index)
-    }
-
     /// Whether the membership is committed, so that it may be changed.
     fn is_settled(&self) -> bool {
-        let metrics = self.raft().metrics();
-        let metrics = openraft::rt::WatchReceiver::borrow_watched(&metrics);
+        let metrics = self.metrics().borrow_watched();
         *metrics.membership_config.log_id() <= metrics.last_applied
     }
 
@@ -162,8 +153,7 @@ impl Consensus {
 
     /// Whether a change of voters has begun and is not finished.
     pub(crate) fn is_between_voters(&self) -> bool {
-        let metrics = self.raft().metrics();
-        let metrics = openraft::rt::WatchReceiver::borrow_watched(&metrics);
+        let metrics = self.metrics().borrow_watched();
         metrics.membership_config.membership().get_joint_config().len() > 1
     }
 

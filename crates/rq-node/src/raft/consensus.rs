@@ -41,6 +41,7 @@ const SNAPSHOT_NOTE_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub(crate) struct Consensus {
     raft: Raft,
+    metrics: WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>,
     raft_id: u64,
     /// How long a leader that hears nothing of a quorum still counts as one: nobody else can lead before that.
     lease: Duration,
@@ -70,6 +71,15 @@ pub(crate) struct View {
     pub(crate) ended: Option<String>,
 }
 
+/// The little of a [`View`] that tells whether anything has changed; cheap, because metrics change with every entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Glance {
+    pub(crate) term: u64,
+    pub(crate) leader: Option<u64>,
+    pub(crate) leads: bool,
+    pub(crate) membership_index: Option<u64>,
+}
+
 /// Waits for changes of what [`View`] shows.
 pub(crate) struct Changes(WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>);
 
@@ -92,7 +102,8 @@ impl Consensus {
         let raft = Raft::new(raft_id, Arc::new(config), connector, log, machine)
             .await
             .map_err(|fatal| OpenError::Raft(fatal.to_string()))?;
-        Ok(Self { raft, raft_id, lease: vote_timeout, progress, change: Arc::default() })
+        let metrics = raft.metrics();
+        Ok(Self { raft, metrics, raft_id, lease: vote_timeout, progress, change: Arc::default() })
     }
 
     /// Whether Raft holds a vote, a log or a membership: whether this node has ever been a member.
@@ -139,6 +150,10 @@ impl Consensus {
 
     pub(super) fn raft(&self) -> &Raft {
         &self.raft
+    }
+
+    pub(super) fn metrics(&self) -> &WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>> {
+        &self.metrics
     }
 
     pub(super) fn change_turn(&self) -> &tokio::sync::Mutex<()> {
@@ -219,7 +234,8 @@ impl Consensus {
 
     /// Whether this node leads, and has heard of a quorum lately.
     pub(crate) fn leads(&self) -> bool {
-        self.raft.is_leader() && self.holds_lease(&self.raft.metrics().borrow_watched())
+        let metrics = self.metrics.borrow_watched();
+        metrics.state.is_leader() && self.holds_lease(&metrics)
     }
 
     /// openraft's leader stays one without a quorum. For everybody else it is none once its lease is over.
@@ -227,13 +243,13 @@ impl Consensus {
         let heard =
             || metrics.last_quorum_acked.as_ref().is_some_and(|at| at.elapsed() <= self.lease);
         // What an only voter says is a quorum.
-        metrics.membership_config.membership().voter_ids().nth(1).is_none() || heard()
+        let voters = metrics.membership_config.membership().get_joint_config();
+        voters.iter().all(|voters| voters.len() < 2) || heard()
     }
 
     /// Whether there is no other member: then nobody else could do anything.
     pub(crate) fn is_alone(&self) -> bool {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
+        let metrics = self.metrics.borrow_watched();
         metrics.membership_config.membership().nodes().nth(1).is_none()
     }
 
@@ -244,31 +260,43 @@ impl Consensus {
 
     /// The current term.
     pub(crate) fn term(&self) -> u64 {
-        self.raft.metrics().borrow_watched().current_term
+        self.metrics.borrow_watched().current_term
     }
 
     /// Who leads, if known.
     pub(crate) fn leader(&self) -> Option<Member> {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
+        let metrics = self.metrics.borrow_watched();
         self.leader_of(&metrics)
     }
 
-    /// openraft remembers the last leader. One that was not heard of for longer than an election needs is none.
     fn leader_of(&self, metrics: &RaftMetrics<TypeConfig>) -> Option<Member> {
-        let lost = if metrics.current_leader == Some(self.raft_id) {
-            !self.holds_lease(metrics)
-        } else {
-            let silent = self.progress.leader_silent_for();
-            silent.is_none_or(|silent| silent > self.lease * 2 + SILENCE_MARGIN)
-        };
-        if lost { None } else { leader(metrics) }
+        if self.is_lost(metrics.current_leader?, metrics) { None } else { leader(metrics) }
+    }
+
+    /// openraft remembers the last leader. One that was not heard of for longer than an election needs is none.
+    fn is_lost(&self, leader: u64, metrics: &RaftMetrics<TypeConfig>) -> bool {
+        if leader == self.raft_id {
+            return !self.holds_lease(metrics);
+        }
+        let silent = self.progress.leader_silent_for();
+        silent.is_none_or(|silent| silent > self.lease * 2 + SILENCE_MARGIN)
+    }
+
+    /// Who leads by which membership at this moment.
+    pub(crate) fn glance(&self) -> Glance {
+        let metrics = self.metrics.borrow_watched();
+        let leader = metrics.current_leader.filter(|leader| !self.is_lost(*leader, &metrics));
+        Glance {
+            term: metrics.current_term,
+            leader,
+            leads: metrics.state.is_leader() && leader.is_some(),
+            membership_index: metrics.membership_config.log_id().as_ref().map(|id| id.index),
+        }
     }
 
     /// What Raft looks like at this moment.
     pub(crate) fn view(&self) -> View {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
+        let metrics = self.metrics.borrow_watched();
         let mut view = view(&metrics, self.raft_id);
         view.leader = self.leader_of(&metrics);
         view.leads &= view.leader.is_some();
@@ -278,9 +306,14 @@ impl Consensus {
         view
     }
 
+    /// Whether Raft has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.metrics.borrow_watched().running_state.is_err()
+    }
+
     /// Waits for changes of the view.
     pub(crate) fn changes(&self) -> Changes {
-        Changes(self.raft.metrics())
+        Changes(self.metrics.clone())
     }
 
     /// Stops Raft: nothing is proposed, appended or applied any more.
