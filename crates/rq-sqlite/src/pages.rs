@@ -7,11 +7,12 @@
 //!
 //! The checksum of an image is the sum of the checksums of its pages, each mixed with its page
 //! number; so it can later be kept up to date by subtracting and adding what changed. It is made
-//! against accidents, not against an adversary, and is equal on every CPU.
+//! against accidents, not against an adversary, and is equal on every CPU (XXH3, of which the page number is the seed).
 
 use std::collections::HashSet;
 
 use rusqlite::Connection;
+use twox_hash::XxHash3_128;
 
 use crate::{
     checkpoint::Checkpointer,
@@ -120,29 +121,6 @@ fn big_endian(data: &[u8], at: usize) -> u32 {
     data.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |bytes| u32::from_be_bytes(*bytes))
 }
 
-/// A checksum of 128 bits: two lanes of multiply and rotate over words of 8 bytes, started from the
-/// page number, mixed at the end so that each bit of the page moves about half of the result.
 fn page_checksum(number: u32, data: &[u8]) -> u128 {
-    const FIRST: u64 = 0x9e37_79b9_7f4a_7c15;
-    const SECOND: u64 = 0xc2b2_ae3d_27d4_eb4f;
-    let mut left = FIRST ^ u64::from(number);
-    let mut right = SECOND.wrapping_mul(u64::from(number) | 1 << 32);
-    let (words, rest) = data.as_chunks::<8>();
-    let mut last = [0; 8];
-    last[..rest.len()].copy_from_slice(rest);
-    for word in words.iter().chain([&last]) {
-        let word = u64::from_le_bytes(*word);
-        left = (left ^ word).wrapping_mul(FIRST).rotate_left(29);
-        right = right.rotate_left(31).wrapping_add(word).wrapping_mul(SECOND) ^ (right >> 7);
-    }
-    let length = data.len() as u64;
-    (u128::from(finish(left ^ length.rotate_left(32))) << 64)
-        | u128::from(finish(right.wrapping_add(left) ^ length))
-}
-
-/// The finalizer of `SplitMix64`.
-fn finish(mut word: u64) -> u64 {
-    word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    word ^ (word >> 31)
+    XxHash3_128::oneshot_with_seed(u64::from(number), data)
 }
