@@ -31,6 +31,7 @@ mod node;
 
 pub mod internode;
 
+mod disk_watch;
 mod formation;
 mod forward;
 mod membership;

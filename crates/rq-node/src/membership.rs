@@ -10,8 +10,6 @@
 
 use std::{collections::BTreeSet, sync::Weak, time::Duration};
 
-use rq_storage::LogState;
-
 use tokio::time::Instant;
 
 use crate::{
@@ -31,8 +29,6 @@ const HANDOVER_TIMEOUT: Duration = Duration::from_secs(5);
 const GLANCE: Duration = Duration::from_millis(20);
 /// The keeper looks this often, and whenever Raft reports a change.
 const KEEPER_INTERVAL: Duration = Duration::from_millis(250);
-/// The time between two attempts to hand leadership over because of the disk.
-const HANDOVER_INTERVAL: Duration = Duration::from_secs(10);
 /// A member this many entries behind counts as caught up: the rest arrives while it is being promoted.
 const CAUGHT_UP_ENTRIES: u64 = 64;
 
@@ -242,7 +238,7 @@ impl Inner {
     ///
     /// # Errors
     /// There is none.
-    fn successor(&self, target: Option<&str>) -> Result<RaftMember, Error> {
+    pub(crate) fn successor(&self, target: Option<&str>) -> Result<RaftMember, Error> {
         let refuse = |reason: &str| Err(Error::Membership(reason.to_owned()));
         let mut members = self.consensus.members();
         if let Some(target) = target {
@@ -267,10 +263,9 @@ impl Inner {
 }
 
 /// The keeper: on the leader it finishes what an earlier one left half done, promotes members that have caught up, removes
-/// those that were gone for too long, and says who fell silent; on every node it looks whether the disk still lets it lead.
+/// those that were gone for too long, and says who fell silent.
 pub(crate) async fn keep(inner: Weak<Inner>) {
     let Some(mut changes) = inner.upgrade().map(|inner| inner.consensus.changes()) else { return };
-    let mut disk = DiskWatch::default();
     let mut silent = BTreeSet::new();
     let mut next_look = Instant::now();
     loop {
@@ -284,7 +279,6 @@ pub(crate) async fn keep(inner: Weak<Inner>) {
         }
         if Instant::now() >= next_look {
             next_look = Instant::now() + KEEPER_INTERVAL;
-            node.look_at_disk(&mut disk).await;
             if leads {
                 node.tell_silent(&mut silent);
                 node.reap().await;
@@ -297,69 +291,7 @@ pub(crate) async fn keep(inner: Weak<Inner>) {
     }
 }
 
-/// What was seen of the log's progress.
-#[derive(Default)]
-struct DiskWatch {
-    flushes: u64,
-    /// Since when bytes wait and nothing becomes durable.
-    stuck_since: Option<Instant>,
-    impaired: bool,
-    next_handover: Option<Instant>,
-}
-
-impl DiskWatch {
-    /// Whether the disk has not answered for longer than `limit` although it was asked.
-    fn is_stuck(&mut self, state: &LogState, limit: Duration) -> bool {
-        if state.unflushed_bytes == 0 || state.flushes != self.flushes {
-            self.flushes = state.flushes;
-            self.stuck_since = (state.unflushed_bytes > 0).then(Instant::now);
-            return false;
-        }
-        self.stuck_since.get_or_insert_with(Instant::now).elapsed() > limit
-    }
-}
-
 impl Inner {
-    /// A node whose disk is full or does not answer does not stand for election, and hands leadership over if
-    /// another voter is there to take it.
-    async fn look_at_disk(&self, watch: &mut DiskWatch) {
-        let stuck = watch.is_stuck(&self.log.state(), self.options.timing.election_timeout);
-        let full = self.progress.is_without_space();
-        let stalled = self.progress.applies_nothing();
-        let impaired = stuck || full || stalled;
-        if impaired != watch.impaired {
-            watch.impaired = impaired;
-            self.consensus.set_may_stand(!impaired);
-            if impaired {
-                tracing::warn!(
-                    component = "store",
-                    "this node does not stand for election while {}",
-                    if full { "its disk is full" } else { "its disk does not answer" }
-                );
-            } else {
-                tracing::info!(component = "store", "the disk answers again, this node may lead");
-            }
-        }
-        let now = Instant::now();
-        let due = watch.next_handover.is_none_or(|next| now >= next);
-        if !impaired || !due || !self.consensus.leads() {
-            return;
-        }
-        if let Ok(to) = self.successor(None)
-            && to.silent_for.is_some_and(|silent| silent < KEEPER_INTERVAL * 4)
-        {
-            watch.next_handover = Some(now + HANDOVER_INTERVAL);
-            tracing::warn!(
-                component = "store",
-                "leadership goes to node {}: the disk here is full or does not answer",
-                to.peer.name
-            );
-            if let Err(error) = self.consensus.transfer(to.raft_id).await {
-                tracing::warn!(component = "store", "it could not be handed over: {error}");
-            }
-        }
-    }
-
     /// Says once when a member falls silent, and once when it is back.
     fn tell_silent(&self, silent: &mut BTreeSet<u64>) {
         let limit = self.options.timing.election_timeout.max(KEEPER_INTERVAL) * 2;

@@ -35,6 +35,7 @@ use crate::{
     applier::{Applier, Core},
     batcher::Batcher,
     command::Stamper,
+    disk_watch,
     durability::Durability,
     environment::Environment,
     formation::{Formation, Founding},
@@ -151,6 +152,7 @@ impl Node {
         *lock(&inner.housekeeper) = Some(housekeeper);
         tokio::spawn(observer::observe(Arc::downgrade(&inner)));
         tokio::spawn(membership::keep(Arc::downgrade(&inner)));
+        tokio::spawn(disk_watch::watch(Arc::downgrade(&inner)));
         inner.network.listen(Some(Arc::new(Service::new(&inner, answers, receiver))));
         Ok(Self { inner })
     }
