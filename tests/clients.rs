@@ -6,8 +6,9 @@
 
 use std::{
     env, fs,
+    io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
 
 use rq_tests::{Node, binaries::tests_root, cluster::Cluster};
@@ -35,6 +36,21 @@ pub(crate) fn suites() -> Vec<Suite> {
             name: "clients::gorqlite_while_the_leader_dies",
             need: need_gorqlite,
             run: || while_the_leader_dies(&mut gorqlite_scenario()),
+        },
+        Suite {
+            name: "clients::pyrqlite_under_whose_feet_the_leader_dies",
+            need: need_pyrqlite,
+            run: || under_whose_feet_the_leader_dies(&mut python_scenario("pyrqlite")),
+        },
+        Suite {
+            name: "clients::rqlite_js_under_whose_feet_the_leader_dies",
+            need: need_rqlite_js,
+            run: || under_whose_feet_the_leader_dies(&mut rqlite_js_scenario()),
+        },
+        Suite {
+            name: "clients::gorqlite_under_whose_feet_the_leader_dies",
+            need: need_gorqlite,
+            run: || under_whose_feet_the_leader_dies(&mut gorqlite_scenario()),
         },
     ]
 }
@@ -108,6 +124,48 @@ fn rqlite_js_scenario() -> Command {
 
 fn gorqlite_scenario() -> Command {
     Command::new(place("gorqlite").join("scenario"))
+}
+
+/// A client writes through a follower without a pause while the leader is killed: what it was told is stored is, once.
+fn under_whose_feet_the_leader_dies(scenario: &mut Command) {
+    let mut cluster = Cluster::start(3);
+    cluster.wait_all_ready();
+    let leader = cluster.wait_leader();
+    let follower = cluster.a_follower();
+    let scenario = scenario.arg(cluster.http_addr(follower)).arg("steadily");
+    let mut client = scenario.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(client.stdout.take().unwrap()).lines();
+    let mut acknowledged: Vec<u64> = Vec::new();
+    let mut next = |acknowledged: &mut Vec<u64>| {
+        let line = lines.next().map(|line| line.unwrap().parse::<u64>().expect("a number"));
+        acknowledged.extend(line);
+        line.is_some()
+    };
+    while acknowledged.len() < 20 {
+        assert!(next(&mut acknowledged), "the client ended before the leader was killed");
+    }
+    cluster.kill(leader);
+    let before = acknowledged.len();
+    while next(&mut acknowledged) {}
+    assert!(client.wait().unwrap().success(), "{}", cluster.logs());
+    println!(
+        "{before} writes before the leader was killed, {} afterwards",
+        acknowledged.len() - before
+    );
+    assert!(acknowledged.len() > before + 20, "the client does not go on:\n{}", cluster.logs());
+    cluster.launch_again(leader);
+    cluster.wait_all_ready();
+    let read =
+        cluster.node(leader).post("/db/query?level=linearizable", r#"["SELECT n FROM steady"]"#);
+    let rows = read.json()["results"][0]["values"].as_array().cloned().unwrap();
+    let mut stored: Vec<u64> = rows.iter().map(|row| row[0].as_u64().unwrap()).collect();
+    stored.sort_unstable();
+    let count = stored.len();
+    stored.dedup();
+    assert_eq!(stored.len(), count, "a write was done twice");
+    let lost: Vec<_> = acknowledged.iter().filter(|n| stored.binary_search(n).is_err()).collect();
+    assert!(lost.is_empty(), "acknowledged and gone: {lost:?}");
+    cluster.assert_equal_images();
 }
 
 /// Runs a scenario against a follower of three nodes. The leader is killed in the moment it begins: the client's

@@ -6,7 +6,10 @@
 //! 2. a text error: a status, and the message with one line feed;
 //! 3. for execute, query and request: 200 with `{"results":[],"error":"…"}`, for everything below HTTP except
 //!    "leader not found" and the limits of this node (413, 503, 507), which are text errors;
+//!    Where another node was to do it, the error also stands in the place of each result;
 //! 4. errors of single statements, which are results and none of this file's business.
+
+use std::time::Duration;
 
 use http::{Method, StatusCode};
 use rq_api::{
@@ -15,6 +18,7 @@ use rq_api::{
     statement::DecodeError,
 };
 use rq_node::{EffectKnown, Error};
+use rq_sql::{End, ErrorKind, Origin, ResultSink as _, SqlError};
 
 use crate::{
     limits::Limits,
@@ -84,7 +88,15 @@ pub(crate) fn in_json(call: &Call<'_>, error: &Error) -> Reply {
     let options = Options { pretty: call.params.pretty, ..Options::default() };
     let message = error.to_string();
     let envelope = Envelope { error: Some(&message), ..Envelope::default() };
-    let results = Results::new(options, rq_api::results::Limits::default());
+    let mut results = Results::new(options, rq_api::results::Limits::default());
+    // Client libraries look at the results and pass over an error beside them: to them, no result would be a success.
+    if let Error::OutcomeUnknown(_) | Error::Unreachable(_) | Error::NotLeader { .. } = error {
+        for _ in 0..call.statements {
+            let (kind, origin) = (ErrorKind::Other, Origin::Write);
+            let error = SqlError { kind, message: message.clone(), origin };
+            results.end(End::Error(error), Duration::ZERO);
+        }
+    }
     let body = match results.finish(&envelope) {
         Ok(answer) => answer.body,
         // There are no results, so no infinite ones.

@@ -76,6 +76,8 @@ pub(crate) struct Call<'a> {
     /// The connection's vital signs; HTTP/2 streams have none.
     pub(crate) vitals: Option<&'a Vitals>,
     pub(crate) params: Params,
+    /// Statements of the body, once it was read.
+    pub(crate) statements: usize,
     /// The query string as it was sent.
     pub(crate) query: &'a str,
     pub(crate) began: Instant,
@@ -173,7 +175,17 @@ impl Service {
             let opening_time_max = self.limits().opening_time_max;
             drop(tokio::time::timeout(opening_time_max, self.slot.filled()).await);
         }
-        let call = Call { service: self, head, body, share: None, vitals, params, query, began };
+        let call = Call {
+            service: self,
+            head,
+            body,
+            share: None,
+            vitals,
+            params,
+            statements: 0,
+            query,
+            began,
+        };
         dispatch(route.endpoint, call).await
     }
 }

@@ -27,7 +27,10 @@ pub(crate) async fn read(call: &mut Call<'_>, takes_text: bool) -> Result<Receiv
         decode(&body, &options(call))
     };
     match statements {
-        Ok(statements) => Ok(Received { statements, bytes }),
+        Ok(statements) => {
+            call.statements = statements.len();
+            Ok(Received { statements, bytes })
+        }
         Err(problem) => Err(error::bad_body(call, &problem)),
     }
 }

@@ -149,10 +149,30 @@ func standardLibrary(url string) {
 	check("row", []interface{}{text, price}, []interface{}{"via database/sql", 2.5})
 }
 
+// Writes one row after the other for some seconds and prints the numbers of those that were acknowledged.
+func steadily(conn *gorqlite.Connection) {
+	_, err := conn.WriteOne("CREATE TABLE steady(n INTEGER)")
+	must(err)
+	for n, begin := 1, time.Now(); time.Since(begin) < 6*time.Second; n++ {
+		_, err := conn.WriteOneParameterized(gorqlite.ParameterizedStatement{
+			Query: "INSERT INTO steady VALUES(?)", Arguments: []interface{}{n},
+		})
+		if err == nil {
+			fmt.Println(n)
+		} else {
+			time.Sleep(50 * time.Millisecond)
+		}
+	}
+}
+
 func main() {
 	url := "http://" + os.Args[1]
 	conn, err := gorqlite.Open(url)
 	must(err)
+	if len(os.Args) == 3 && os.Args[2] == "steadily" {
+		steadily(conn)
+		return
+	}
 	// Of several nodes another one leads, or none at this moment.
 	if len(os.Args) == 2 {
 		leader, err := conn.Leader()

@@ -2,11 +2,31 @@
 
 import datetime
 import sys
+import time
 
 import pyrqlite.dbapi2 as dbapi2
 
 host, port = sys.argv[1].rsplit(":", 1)
 connection = dbapi2.connect(host=host, port=int(port), detect_types=dbapi2.PARSE_DECLTYPES)
+
+
+def steadily():
+    """Writes one row after the other for some seconds and prints the numbers of those that were acknowledged."""
+    cursor = connection.cursor()
+    cursor.execute("CREATE TABLE steady(n INTEGER)")
+    begin, n = time.monotonic(), 0
+    while time.monotonic() - begin < 6:
+        n += 1
+        try:
+            cursor.execute("INSERT INTO steady VALUES(?)", (n,))
+            print(n, flush=True)
+        except dbapi2.Error:
+            time.sleep(0.05)
+
+
+if sys.argv[2:] == ["steadily"]:
+    steadily()
+    sys.exit()
 
 
 def check(found, expected):

@@ -4,9 +4,27 @@
 const assert = require('assert')
 const { DataApiClient, StatusApiClient } = require('rqlite-js')
 
+// Writes one row after the other for some seconds and prints the numbers of those that were acknowledged.
+async function steadily (client) {
+  const created = await client.execute('CREATE TABLE steady(n INTEGER)')
+  assert.strictEqual(created.hasError(), false, created.toString())
+  const begin = Date.now()
+  for (let n = 1; Date.now() - begin < 6000; n++) {
+    const written = await client.execute([['INSERT INTO steady VALUES(?)', n]]).catch(() => null)
+    if (written && !written.hasError()) {
+      console.log(n)
+    } else {
+      await new Promise((resolve) => setTimeout(resolve, 50))
+    }
+  }
+}
+
 async function main () {
   const url = `http://${process.argv[2]}`
   const client = new DataApiClient(url)
+  if (process.argv[3] === 'steadily') {
+    return steadily(client)
+  }
 
   let results = await client.execute(
     'CREATE TABLE item(id INTEGER PRIMARY KEY, name TEXT, price REAL, flag BOOLEAN, at DATETIME, raw BLOB)'

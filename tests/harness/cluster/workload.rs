@@ -4,9 +4,9 @@
 //! records as unknown. An error that does not tell its outcome is a failure of the test at once.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
-        Mutex,
+        Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
@@ -444,13 +444,22 @@ impl Workload for Accounts {
     }
 }
 
-/// A counter that is only ever raised by one: its value lies between what was acknowledged and that
-/// together with what is unknown.
+/// A counter that is raised by one, together with a row that says which raise it was: each acknowledged one is there once,
+/// none that was refused is, and of the unknown ones each is there once or not at all.
 #[derive(Debug, Default)]
 pub struct Counter {
     counts: Counts,
-    last: AtomicU64,
-    read: AtomicBool,
+    next: AtomicU64,
+    raises: Mutex<Raises>,
+}
+
+/// The raises that were tried, by their numbers.
+#[derive(Debug, Default)]
+struct Raises {
+    acknowledged: Vec<u64>,
+    unknown: Vec<u64>,
+    /// The counter and the numbers of all raises, as they were read at the end.
+    stored: Option<(u64, Vec<u64>)>,
 }
 
 impl Counter {
@@ -459,42 +468,107 @@ impl Counter {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         (count(&self.counts.done), count(&self.counts.unknown))
     }
+
+    fn raises(&self) -> MutexGuard<'_, Raises> {
+        self.raises.lock().expect("no client panics while it notes a raise")
+    }
+}
+
+impl Raises {
+    /// What contradicts what clients were told.
+    fn contradiction(&self) -> Option<String> {
+        let (counter, stored) = self.stored.as_ref().expect("the counter was read at the end");
+        let mut counts = HashMap::<u64, u64>::new();
+        stored.iter().for_each(|raise| *counts.entry(*raise).or_default() += 1);
+        let missing = self.acknowledged.iter().find(|raise| !counts.contains_key(raise));
+        let twice = counts.iter().find(|(_, count)| **count > 1).map(|(raise, _)| raise);
+        let known: HashSet<_> = self.acknowledged.iter().chain(&self.unknown).collect();
+        let refused = counts.keys().find(|raise| !known.contains(raise));
+        if let Some(raise) = missing {
+            return Some(format!("raise {raise} was acknowledged and is gone"));
+        }
+        if let Some(raise) = twice {
+            return Some(format!("raise {raise} was done twice"));
+        }
+        if let Some(raise) = refused {
+            return Some(format!("raise {raise} was refused and done"));
+        }
+        (*counter != stored.len() as u64)
+            .then(|| format!("the counter stands at {counter} after {} raises", stored.len()))
+    }
 }
 
 impl Workload for Counter {
     fn prepare(&self, caller: &mut Caller) {
-        let create = execute(&json!(["CREATE TABLE counter(n INTEGER NOT NULL)"]));
-        must(caller, &[create, execute(&json!(["INSERT INTO counter VALUES(0)"]))]);
+        let tables =
+            ["CREATE TABLE counter(n INTEGER NOT NULL)", "CREATE TABLE raises(number INTEGER)"];
+        let mut requests: Vec<_> = tables.iter().map(|table| execute(&json!([table]))).collect();
+        requests.push(execute(&json!(["INSERT INTO counter VALUES(0)"])));
+        must(caller, &requests);
     }
 
     fn step(&self, caller: &mut Caller, _client: u64, _random: &mut Random) -> bool {
-        let request = execute(&json!(["UPDATE counter SET n = n + 1"]));
-        matches!(self.counts.sort(caller.call(&request)), Ok(Some(_)))
+        let raise = self.next.fetch_add(1, Ordering::Relaxed);
+        let body =
+            json!([["UPDATE counter SET n = n + 1"], ["INSERT INTO raises VALUES(?)", raise]]);
+        let request = Request::post("/db/execute?transaction", body.to_string());
+        match self.counts.sort(caller.call(&request)) {
+            Ok(Some(_)) => {
+                self.raises().acknowledged.push(raise);
+                true
+            }
+            Ok(None) => {
+                self.raises().unknown.push(raise);
+                false
+            }
+            Err(_) => false,
+        }
     }
 
     fn read_all(&self, caller: &mut Caller) {
         until_done(|| {
-            let request = query("linearizable", &json!(["SELECT n FROM counter"]));
+            let both = json!([["SELECT n FROM counter"], ["SELECT number FROM raises"]]);
+            let target = "/db/query?level=linearizable&transaction";
+            let request = Request::post(target, both.to_string());
             let Fate::Done(answer) = caller.call(&request) else { return false };
-            self.last.store(value(&answer.json()).expect("a counter"), Ordering::Relaxed);
-            self.read.store(true, Ordering::Relaxed);
+            let answer = answer.json();
+            let rows = answer["results"][1]["values"].as_array().cloned().unwrap_or_default();
+            let stored = rows.iter().map(|row| row[0].as_u64().expect("a number")).collect();
+            self.raises().stored = Some((value(&answer).expect("a counter"), stored));
             true
         });
     }
 
     fn verdict(&self) -> Verdict {
-        assert!(self.read.load(Ordering::Relaxed), "the counter was not read at the end");
-        let last = self.last.load(Ordering::Relaxed);
-        let (acknowledged, unknown) = self.acknowledged_and_unknown();
-        if (acknowledged..=acknowledged + unknown).contains(&last) {
-            return Verdict::Linearizable;
-        }
-        Verdict::Violation(format!(
-            "the counter stands at {last} after {acknowledged} acknowledged raises, {unknown} unknown"
-        ))
+        self.raises().contradiction().map_or(Verdict::Linearizable, Verdict::Violation)
     }
 
     fn summary(&self) -> String {
-        format!("counter at {}: {}", self.last.load(Ordering::Relaxed), self.counts.summary())
+        let stored = self.raises().stored.as_ref().map(|(counter, _)| *counter);
+        format!("counter at {}: {}", stored.unwrap_or_default(), self.counts.summary())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_contradicts_the_answers_is_seen() {
+        let with = |counter, stored: &[u64]| {
+            let stored = Some((counter, stored.to_vec()));
+            Raises { acknowledged: vec![0, 1], unknown: vec![2], stored }.contradiction()
+        };
+        assert_eq!(with(2, &[0, 1]), None);
+        assert_eq!(with(3, &[0, 2, 1]), None);
+        for (counter, stored, said) in [
+            (1, vec![0], "raise 1 was acknowledged and is gone"),
+            (3, vec![0, 1, 1], "raise 1 was done twice"),
+            (4, vec![0, 1, 2, 2], "raise 2 was done twice"),
+            (3, vec![0, 1, 3], "raise 3 was refused and done"),
+            (3, vec![0, 1], "the counter stands at 3 after 2 raises"),
+        ] {
+            assert_eq!(with(counter, &stored).as_deref(), Some(said));
+        }
     }
 }

@@ -82,11 +82,11 @@ pub struct LogOptions {
 }
 
 impl Default for LogOptions {
-    /// 16 MiB segments, 16 MiB cache, threads, random salts.
+    /// 16 MiB segments, 8 MiB cache, threads, random salts.
     fn default() -> Self {
         Self {
             segment_bytes: 16 << 20,
-            cache_bytes: 16 << 20,
+            cache_bytes: 8 << 20,
             execution: Execution::Threads,
             salts: Salts::Random,
         }
