@@ -3,8 +3,10 @@
 //! - A call's bytes are written at most once, on one connection.
 //! - However the connection ends, each call it took gets an outcome: not sent if not one of its bytes was
 //!   handed over, unanswered otherwise.
-//! - A call that was given up keeps its place among the unanswered ones until it is answered, as the other side
-//!   works on it; if those fill half of the places while none is left, the connection is given up.
+//! - A call that was given up keeps its place among the unanswered ones, as the other side works on it, until it
+//!   is answered or, on [`Lane::Service`], taken back. Other lanes carry what is to be finished once it was begun.
+//! - If all places are taken by calls that nobody waits for any more, the connection is given up; never while
+//!   somebody waits.
 
 use std::{
     collections::HashMap,
@@ -16,7 +18,7 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, split},
-    sync::{Notify, oneshot},
+    sync::{Notify, oneshot, watch},
     time::Instant,
 };
 
@@ -27,7 +29,7 @@ use super::{
     link::{Link, Outcome, Taken},
     meter::{Meter, Patience, Watchdog},
 };
-use crate::internode::CallError;
+use crate::internode::{CallError, Lane};
 
 /// How a connection ended.
 #[derive(Debug)]
@@ -138,7 +140,7 @@ impl Halves<'_> {
                     };
                     self.calls.finish(frame.call, Err(error));
                 }
-                Kind::Pong | Kind::Ping | Kind::Request => continue,
+                Kind::Pong | Kind::Ping | Kind::Request | Kind::Cancel => continue,
             }
             self.room.notify_one();
         }
@@ -147,8 +149,10 @@ impl Halves<'_> {
     async fn write(&self, mut sink: impl AsyncWrite + Unpin) -> End {
         let mut outgoing = Outgoing::default();
         let mut last_call_at = Instant::now();
+        let mut given_up = self.link.given_up.subscribe();
         loop {
-            if let Some(end) = self.gather(&mut outgoing, &mut last_call_at).await {
+            let gathered = self.gather(&mut outgoing, &mut last_call_at, &mut given_up);
+            if let Some(end) = gathered.await {
                 return end;
             }
             if let Err(error) = outgoing.write_to(&mut sink, self.meter).await {
@@ -158,8 +162,20 @@ impl Halves<'_> {
     }
 
     /// Waits for something to send, or for a reason to end the connection.
-    async fn gather(&self, outgoing: &mut Outgoing, last_call_at: &mut Instant) -> Option<End> {
+    async fn gather(
+        &self,
+        outgoing: &mut Outgoing,
+        last_call_at: &mut Instant,
+        given_up: &mut watch::Receiver<()>,
+    ) -> Option<End> {
+        let takes_back = self.link.lane == Lane::Service;
         loop {
+            if takes_back && given_up.has_changed().unwrap_or(false) {
+                given_up.mark_unchanged();
+                for call in self.calls.take_back() {
+                    outgoing.push(Frame::cancel(call));
+                }
+            }
             let mut taken = Vec::new();
             let (idle, is_unused, is_stuck) = {
                 let mut unanswered = self.calls.lock();
@@ -196,6 +212,7 @@ impl Halves<'_> {
             tokio::select! {
                 () = self.link.ready.notified(), if idle.is_some() => {}
                 () = self.room.notified() => {}
+                _ = given_up.changed(), if takes_back => given_up.mark_changed(),
             }
         }
     }
@@ -218,6 +235,16 @@ impl Calls {
         drop(unanswered);
         // The caller may have given up.
         drop(call.outcome.send(outcome));
+    }
+
+    /// Gives up the places of all calls that nobody waits for, and names them.
+    fn take_back(&self) -> Vec<u64> {
+        let mut unanswered = self.lock();
+        let abandoned: Vec<_> =
+            unanswered.calls.extract_if(|_, call| call.outcome.is_closed()).collect();
+        unanswered.places -= abandoned.len();
+        unanswered.bytes -= abandoned.iter().map(|(_, call)| call.bytes).sum::<usize>();
+        abandoned.into_iter().map(|(call, _)| call).collect()
     }
 
     /// Gives every call the outcome it has when the connection ends with so many bytes sent.
@@ -251,10 +278,9 @@ impl Unanswered {
         true
     }
 
-    /// Whether at least half of the calls have nobody who waits for them.
+    /// Whether there are calls, and nobody waits for any of them.
     fn is_given_up(&self) -> bool {
-        let given_up = self.calls.values().filter(|call| call.outcome.is_closed()).count();
-        given_up > 0 && given_up * 2 >= self.calls.len()
+        !self.calls.is_empty() && self.calls.values().all(|call| call.outcome.is_closed())
     }
 }
 

@@ -68,8 +68,10 @@ pub(crate) async fn dial(
     lane: Lane,
 ) -> Result<Box<dyn Stream>, DialError> {
     let time_max = match lane {
-        Lane::Control | Lane::Append => shared.options.connect_timeout.min(URGENT_CONNECT_TIME_MAX),
-        Lane::Service | Lane::Bulk => shared.options.connect_timeout,
+        Lane::Control | Lane::Append | Lane::Service => {
+            shared.options.connect_timeout.min(URGENT_CONNECT_TIME_MAX)
+        }
+        Lane::Bulk => shared.options.connect_timeout,
     };
     shared.counters.dials.add(1);
     let dialled = match timeout(time_max, connect(shared, to, lane)).await {

@@ -36,6 +36,8 @@ pub(crate) enum Kind {
     Ping,
     /// Something, to be heard.
     Pong,
+    /// The dialler does not wait for the answer to a call any more, and takes none.
+    Cancel,
 }
 
 /// Why there will be no answer.
@@ -104,6 +106,7 @@ impl Kind {
             Self::Refusal => 3,
             Self::Ping => 4,
             Self::Pong => 5,
+            Self::Cancel => 6,
         }
     }
 
@@ -114,6 +117,7 @@ impl Kind {
             3 => Self::Refusal,
             4 => Self::Ping,
             5 => Self::Pong,
+            6 => Self::Cancel,
             _ => return None,
         })
     }
@@ -123,6 +127,11 @@ impl Frame {
     /// Makes a frame without a payload.
     pub(crate) fn empty(kind: Kind) -> Self {
         Self { kind, call: 0, payload: Bytes::new() }
+    }
+
+    /// Makes what takes a call back.
+    pub(crate) fn cancel(call: u64) -> Self {
+        Self { call, ..Self::empty(Kind::Cancel) }
     }
 
     /// Makes a refusal of a call.
@@ -195,7 +204,7 @@ impl Header {
                 accepted.payload_bytes_max
             }
             (Kind::Refusal, Side::Dialler) => REASON_BYTES_MAX,
-            (Kind::Ping, Side::Accepter) | (Kind::Pong, Side::Dialler) => 0,
+            (Kind::Ping | Kind::Cancel, Side::Accepter) | (Kind::Pong, Side::Dialler) => 0,
             _ => return Err(FrameError::Nonsense("its kind belongs to the other direction")),
         };
         if length > max {

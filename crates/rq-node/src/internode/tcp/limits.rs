@@ -39,8 +39,9 @@ pub(crate) const FRAME_PACE_BYTES: u32 = 64 * 1024;
 /// A connection without a call for this long is closed by the dialler.
 pub(crate) const IDLE_TIME_MAX: Duration = Duration::from_secs(120);
 
-/// How long a connection may take to be made for heartbeats and entries. A new attempt finds a peer that came
-/// back sooner than an old one whose packets are repeated at growing intervals.
+/// How long a connection may take to be made for anything but bulk. A new attempt finds a peer that came back
+/// sooner than an old one whose packets are repeated at growing intervals; and a request that was not sent may still
+/// be answered by the next leader.
 pub(crate) const URGENT_CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
 /// The head start each address of a name has before the next is tried beside it.
 pub(crate) const ADDRESS_HEAD_START: Duration = Duration::from_millis(250);

@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use tokio::{
-    sync::{Notify, oneshot},
+    sync::{Notify, oneshot, watch},
     time::{Instant, sleep_until, timeout_at},
 };
 
@@ -37,6 +37,8 @@ pub(crate) struct Link {
     state: Mutex<State>,
     /// Told when there is something to take.
     pub(crate) ready: Notify,
+    /// Changes when a call that was taken is given up.
+    pub(crate) given_up: watch::Sender<()>,
 }
 
 #[derive(Debug, Default)]
@@ -78,6 +80,7 @@ pub(crate) struct Ticket {
     link: Arc<Link>,
     call: u64,
     outcome: oneshot::Receiver<Outcome>,
+    is_over: bool,
 }
 
 /// Counts a connection as idle for as long as it exists.
@@ -92,6 +95,7 @@ impl Link {
             me: Weak::clone(me),
             state: Mutex::default(),
             ready: Notify::new(),
+            given_up: watch::Sender::new(()),
         })
     }
 
@@ -118,7 +122,7 @@ impl Link {
         self.call_for_hands(&mut state, shared);
         drop(state);
         let (shared, link) = (Arc::clone(shared), Arc::clone(self));
-        Ok(Ticket { shared, link, call, outcome })
+        Ok(Ticket { shared, link, call, outcome, is_over: false })
     }
 
     /// Takes calls for as long as `wants` says so of the next one's size. If there are none the connection
@@ -301,7 +305,10 @@ impl Ticket {
     /// Waits for the answer.
     pub(crate) async fn outcome(mut self, deadline: Instant) -> Outcome {
         match timeout_at(deadline, &mut self.outcome).await {
-            Ok(Ok(outcome)) => return outcome,
+            Ok(Ok(outcome)) => {
+                self.is_over = true;
+                return outcome;
+            }
             Ok(Err(_)) => {}
             Err(_) => {
                 let to = &self.link.to;
@@ -323,7 +330,11 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.link.withdraw(self.call);
+        // So that whoever has taken it sees that nobody listens.
+        self.outcome.close();
+        if !self.is_over && !self.link.withdraw(self.call) {
+            self.link.given_up.send_replace(());
+        }
     }
 }
 

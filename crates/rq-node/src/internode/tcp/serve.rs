@@ -5,10 +5,10 @@
 //! - Calls on one connection are begun in the order in which they came: each answer is polled once before
 //!   the next call is looked at.
 //! - What one connection can make this node hold is bounded: calls, their bytes, and the time of each state.
-//! - A connection that ends takes its unfinished calls with it.
+//! - A connection that ends takes its unfinished calls with it, and so does a call that is taken back.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     future::poll_fn,
     net::SocketAddr,
     sync::{
@@ -138,7 +138,10 @@ fn admit(
     let task = {
         let (shared, newcomers) = (Arc::clone(shared), Arc::clone(newcomers));
         async move {
-            let handshake = timeout(HANDSHAKE_TIME_MAX, shake_hands(&shared, socket)).await;
+            // From then on it is told that it is welcome, and may not be sent away for others.
+            let admitted = || forget(&newcomers, number);
+            let hands = shake_hands(&shared, socket, admitted);
+            let handshake = timeout(HANDSHAKE_TIME_MAX, hands).await;
             forget(&newcomers, number);
             match handshake {
                 Ok(Ok((stream, place))) => serve(&shared, stream, peer, place).await,
@@ -178,11 +181,12 @@ fn rejected(shared: &Shared, peer: SocketAddr, rejection: &Rejection) {
 async fn shake_hands(
     shared: &Arc<Shared>,
     socket: TcpStream,
+    admitted: impl FnOnce(),
 ) -> Result<(Box<dyn Stream>, Place), Rejection> {
     dial::prepare(&socket);
     let secrets = shared.options.secret.as_ref().map(|secret| secret.keys());
     let (mut stream, binding) = tls::accept(shared.options.tls.as_ref(), socket).await?;
-    let admit = |lane| Place::take(shared, lane);
+    let admit = |lane| Place::take(shared, lane).inspect(|_| admitted());
     match hello::receive(&mut stream, secrets.as_ref(), &binding, admit).await {
         Ok((_, place)) => Ok((stream, place)),
         Err(rejection) => {
@@ -257,16 +261,31 @@ async fn read(
     let calls = Arc::new(Semaphore::new(unanswered_max(lane)));
     let bytes = Arc::new(Semaphore::new(UNANSWERED_BYTES_MAX));
     let mut tasks = JoinSet::new();
+    let mut under_way: HashMap<u64, AbortHandle> = HashMap::new();
     loop {
         let frame = tokio::select! {
             frame = reader.next(meter) => frame.map_err(|error| End::of(&error))?,
             _ = stop.wait_for(|is_stopping| *is_stopping) => break,
         };
         while tasks.try_join_next().is_some() {}
-        let Frame { kind: Kind::Request, call, payload } = frame else {
-            send(&answers, (Frame::empty(Kind::Pong), None)).await?;
-            continue;
-        };
+        let Frame { kind, call, payload } = frame;
+        match kind {
+            Kind::Request => {}
+            Kind::Cancel => {
+                // It may have been answered by now.
+                if let Some(task) = under_way.remove(&call) {
+                    task.abort();
+                }
+                continue;
+            }
+            Kind::Ping | Kind::Pong | Kind::Answer | Kind::Refusal => {
+                send(&answers, (Frame::empty(Kind::Pong), None)).await?;
+                continue;
+            }
+        }
+        if under_way.len() > 2 * unanswered_max(lane) {
+            under_way.retain(|_, task| !task.is_finished());
+        }
         shared.counters.lane(lane).requests.add(1);
         let room = Room::take(&calls, &bytes, payload.len()).await;
         let answerer = shared.answerer();
@@ -284,11 +303,12 @@ async fn read(
             }
             Poll::Pending => {
                 let answers = answers.clone();
-                tasks.spawn(async move {
+                let task = tasks.spawn(async move {
                     let frame = answered(lane, call, answer.await);
                     // If nobody takes it the connection is gone.
                     drop(answers.send((frame, Some(room))).await);
                 });
+                under_way.insert(call, task);
             }
         }
     }

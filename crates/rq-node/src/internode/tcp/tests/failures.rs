@@ -63,6 +63,15 @@ async fn a_connect_timeout_ends_the_calls_that_wait_for_it() {
 }
 
 #[tokio::test]
+async fn a_forwarded_request_hears_soon_that_nothing_could_be_sent() {
+    let (hole, _queue, _listener) = black_hole().await;
+    let client = network(TcpOptions::default()).await;
+    let outcome = timeout(LONG, client.call(call(hole, Lane::Service, "x", LONG * 10))).await;
+    let Ok(Err(CallError::NotSent(text))) = outcome else { panic!("{outcome:?}") };
+    assert!(text.ends_with("it cannot be connected to within 2s"), "{text}");
+}
+
+#[tokio::test]
 async fn the_number_of_waiting_calls_is_bounded() {
     let (hole, _queue, _listener) = black_hole().await;
     let client = network(TcpOptions::default()).await;
@@ -193,6 +202,52 @@ async fn a_connection_full_of_calls_nobody_waits_for_is_replaced() {
     let outcome = client.call(call(to, Lane::Control, "x", LONG)).await;
     assert_eq!(outcome, Ok(Bytes::from("x")));
     assert_eq!(client.counters()["mux"]["num_dials"], 2);
+}
+
+#[tokio::test]
+async fn calls_nobody_waits_for_end_no_connection_while_somebody_waits_for_another() {
+    let (server, recorder) = node(TcpOptions::default()).await;
+    let client = network(TcpOptions::default()).await;
+    let to = server.local_addr();
+    let live = tokio::spawn(client.call(call(to, Lane::Control, "wait", LONG)));
+    let stuck: Vec<_> = (0..255)
+        .map(|_| client.call(call(to, Lane::Control, "never", Duration::from_millis(300))))
+        .collect();
+    assert!(join_all(stuck).await.iter().all(unanswered));
+    let next = tokio::spawn(client.call(call(to, Lane::Control, "next", LONG)));
+    // Time enough to notice that there is no room.
+    sleep(Duration::from_millis(300)).await;
+    recorder.gate.add_permits(1);
+    assert_eq!(live.await.unwrap(), Ok(Bytes::from("wait")));
+    assert_eq!(next.await.unwrap(), Ok(Bytes::from("next")));
+    assert_eq!(client.counters()["mux"]["num_dials"], 1);
+}
+
+#[tokio::test]
+async fn requests_nobody_waits_for_are_taken_back_and_others_have_their_room() {
+    let (server, recorder) = node(TcpOptions::default()).await;
+    let client = network(TcpOptions::default()).await;
+    let to = server.local_addr();
+    let live = tokio::spawn(client.call(call(to, Lane::Service, "wait", LONG)));
+    eventually("it runs", || recorder.seen() == 1).await;
+    // Twice as many as there are places on all connections: the second half finds those of the first.
+    for round in 1..=2 {
+        let calls: Vec<_> = (0..1023)
+            .map(|_| tokio::spawn(client.call(call(to, Lane::Service, "never", LONG))))
+            .collect();
+        eventually("all run", || recorder.seen() == 1 + round * 1023).await;
+        assert_eq!(recorder.under_way(), 1024);
+        for call in &calls {
+            call.abort();
+        }
+        eventually("the other side stops working on them", || recorder.under_way() == 1).await;
+    }
+    let outcome = client.call(call(to, Lane::Service, "x", LONG)).await;
+    assert_eq!(outcome, Ok(Bytes::from("x")));
+    recorder.gate.add_permits(1);
+    assert_eq!(live.await.unwrap(), Ok(Bytes::from("wait")));
+    assert_eq!(client.counters()["mux"]["num_dials"], 4);
+    assert_eq!(client.counters()["mux"]["num_connections_dropped"], 0);
 }
 
 /// Passes bytes on in both directions and cuts each connection somewhere.

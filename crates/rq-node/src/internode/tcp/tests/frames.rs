@@ -143,7 +143,8 @@ async fn headers_that_lie_are_refused_before_anything_is_taken() {
         ("an answer to the accepter", header(2, [0; 3], 0), "other direction"),
         ("a pong to the accepter", header(5, [0; 3], 0), "other direction"),
         ("no kind", header(0, [0; 3], 0), "kind is unknown"),
-        ("an unknown kind", header(6, [0; 3], 0), "kind is unknown"),
+        ("an unknown kind", header(7, [0; 3], 0), "kind is unknown"),
+        ("a cancellation with a payload", header(6, [0; 3], 1), "announced a frame of 1 bytes"),
         ("marks", header(1, [0, 1, 0], 0), "unknown marks"),
     ];
     for (name, bytes, expected) in rows {

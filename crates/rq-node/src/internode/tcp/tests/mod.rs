@@ -32,11 +32,18 @@ struct Recorder {
     seen: Mutex<Vec<(Lane, Bytes)>>,
     /// What requests beginning with `wait` need one permit of.
     gate: Semaphore,
+    /// Held by each request that is being answered.
+    at_work: Arc<()>,
 }
 
 impl Recorder {
     fn new() -> Arc<Self> {
-        Arc::new(Self { seen: Mutex::default(), gate: Semaphore::new(0) })
+        Arc::new(Self { seen: Mutex::default(), gate: Semaphore::new(0), at_work: Arc::default() })
+    }
+
+    /// How many requests are being answered.
+    fn under_way(&self) -> usize {
+        Arc::strong_count(&self.at_work) - 1
     }
 
     /// How often each request was seen.
@@ -60,6 +67,7 @@ impl Answerer for Recording {
     fn answer(&self, lane: Lane, request: Bytes) -> BoxFuture<'static, Bytes> {
         let recorder = Arc::clone(&self.0);
         Box::pin(async move {
+            let _at_work = Arc::clone(&recorder.at_work);
             recorder.seen.lock().unwrap().push((lane, request.clone()));
             if request.starts_with(b"wait") {
                 recorder.gate.acquire().await.unwrap().forget();
