@@ -258,6 +258,11 @@ pub(crate) struct StatementMessage {
     parameters: Vec<ParameterMessage>,
 }
 
+impl StatementMessage {
+    /// The number of the field of parameters.
+    pub(crate) const PARAMETERS: u32 = 2;
+}
+
 #[derive(Clone, PartialEq, prost::Message)]
 struct ParameterMessage {
     #[prost(string, optional, tag = "1")]

@@ -122,6 +122,26 @@ counters! {
     remote_requests = "proxy" "remote_requests";
     /// The same, failed.
     remote_requests_failed = "proxy" "remote_requests_failed";
+    /// Times another node asked who this one is.
+    asked_metadata = "cluster" "num_get_node_api_req";
+    /// Times it was told.
+    told_metadata = "cluster" "num_get_node_api_resp";
+    /// Writes other nodes passed on to this one.
+    asked_execute = "cluster" "num_execute_req";
+    /// Reads other nodes passed on to this one.
+    asked_query = "cluster" "num_query_req";
+    /// Unified requests other nodes passed on to this one.
+    asked_unified = "cluster" "num_request_req";
+    /// Times another node asked for a read index.
+    asked_read_index = "cluster" "num_read_index_req";
+    /// Requests of other nodes to remove a member.
+    asked_remove = "cluster" "num_remove_node_req";
+    /// Notices of nodes that would found a cluster, and their requests to do so.
+    asked_notify = "cluster" "num_notify_req";
+    /// Requests to join.
+    asked_join = "cluster" "num_join_req";
+    /// Requests of other nodes to hand leadership over.
+    asked_step_down = "cluster" "num_stepdown_req";
     /// Members that joined.
     joins = "store" "num_joins";
     /// Joins of members that were members already.

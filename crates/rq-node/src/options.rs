@@ -67,6 +67,11 @@ pub struct Sending {
 /// The bounds of what a node keeps waiting, reads and answers.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
+    /// Statements of a request that another node passes on; more is refused before any is read. Clients meet the
+    /// same limit where they send it.
+    pub statements_max: usize,
+    /// Parameters of all statements of such a request; more is refused likewise.
+    pub parameters_max: usize,
     /// Rows of one result of a write; more replaces the answer, never the effect.
     pub result_rows_max: u64,
     /// Bytes of one result of a write; more replaces the answer, never the effect.

@@ -101,6 +101,8 @@ pub(crate) fn node_options(config: &Config, users: &Arc<Users>) -> rq_node::Opti
             pages: limits.write_pages.unwrap_or_default(),
         },
         limits: rq_node::Limits {
+            statements_max: limits.statements.unwrap_or(usize::MAX),
+            parameters_max: rq_http::Limits::default().parameters_max,
             result_rows_max: limits.result_rows.unwrap_or(u64::MAX),
             result_bytes_max: limits.result_bytes.unwrap_or(u64::MAX),
             query_time_max: limits.query_time.unwrap_or_default(),

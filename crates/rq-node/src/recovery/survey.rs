@@ -16,7 +16,8 @@ use crate::{
     service::{
         SERVICE,
         client::Client,
-        message::{Answer, Ask, Metadata, Request},
+        envelope::Sealed,
+        message::{Answer, Ask, Metadata},
     },
 };
 
@@ -218,8 +219,10 @@ impl Answerer for Introduction {
                 // Raft does not run, and takes no answer for one.
                 Bytes::new()
             } else {
-                let answer = match Request::decode(request) {
-                    Ok(Request { ask: Ask::Metadata, .. }) => Answer::Metadata(self.0.clone()),
+                let answer = match Sealed::decode(request) {
+                    Ok(sealed) if sealed.request.ask == Ask::Metadata => {
+                        Answer::Metadata(self.0.clone())
+                    }
                     _ => Answer::Failed(Error::NotOpen),
                 };
                 answer.encode()

@@ -37,7 +37,8 @@ impl Client {
     ) -> Result<Answer, Error> {
         let has_effect = ask.has_effect();
         let lane = ask.lane();
-        let request = Request { cluster: self.cluster.id(), credentials, ask }.encode();
+        let (cluster, time_left) = (self.cluster.id(), Some(timeout));
+        let request = Request { cluster, credentials, time_left, ask }.encode();
         if request.len() > lane.request_bytes_max() {
             let (bytes, max) = (request.len() as u64, lane.request_bytes_max() as u64);
             return Err(Error::TooLarge { bytes, max });
@@ -52,8 +53,9 @@ impl Client {
                 Ok(answer) => Ok(answer),
                 Err(reason) => Err(lost(format!("{to}: its answer makes no sense: {reason}"))),
             },
-            Err(CallError::NotSent(reason)) => Err(Error::Unreachable(format!("{to}: {reason}"))),
-            Err(CallError::Unanswered(reason)) => Err(lost(format!("{to}: {reason}"))),
+            // The network says itself whom it could not reach.
+            Err(CallError::NotSent(reason)) => Err(Error::Unreachable(reason)),
+            Err(CallError::Unanswered(reason)) => Err(lost(reason)),
         }
     }
 

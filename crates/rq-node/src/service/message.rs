@@ -11,20 +11,22 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message as _;
 use rq_security::Credentials;
-use rq_sql::{Column, ErrorKind, Origin, Outcome, Rows, SqlError, Statement, Value};
+use rq_sql::{Column, ErrorKind, Origin, Outcome, Rows, SqlError, Value};
 
 use crate::{
     Error, Level, Member, Read, TimedOutcome, Write,
     command::{StatementMessage, ValueMessage},
 };
 
-/// A request, and on whose behalf.
+/// A request, and on whose behalf. How it is read again is `envelope`'s business.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Request {
     /// The cluster the sender belongs to; `None` from a node that belongs to none yet.
     pub(crate) cluster: Option<String>,
     /// Who asks, as the client said it.
     pub(crate) credentials: Option<Credentials>,
+    /// How long the sender waits for the answer, counted from when it was sent.
+    pub(crate) time_left: Option<Duration>,
     /// What is asked.
     pub(crate) ask: Ask,
 }
@@ -151,33 +153,9 @@ impl Request {
             Ask::Remove(name) => AskMessage::Remove(name),
             Ask::StepDown(target) => AskMessage::StepDown(TargetMessage { target }),
         };
-        let cluster = self.cluster;
-        let message = RequestMessage { cluster, username, password, ask: Some(ask) };
+        let (cluster, time_left_ns) = (self.cluster, self.time_left.map(nanoseconds));
+        let message = RequestMessage { cluster, username, password, ask: Some(ask), time_left_ns };
         super::tagged(super::SERVICE, &message)
-    }
-
-    /// Reads a request.
-    ///
-    /// # Errors
-    /// Bytes that are none.
-    pub(crate) fn decode(bytes: Bytes) -> Result<Self, String> {
-        let message = RequestMessage::decode(bytes).map_err(|error| error.to_string())?;
-        let RequestMessage { cluster, username, password, ask } = message;
-        let ask = match ask.ok_or("a request without content")? {
-            AskMessage::Metadata(Nothing {}) => Ask::Metadata,
-            AskMessage::Execute(write) => Ask::Execute(write.into()),
-            AskMessage::Query(read) => Ask::Query(read.try_into()?),
-            AskMessage::Unified(read) => Ask::Unified(read.try_into()?),
-            AskMessage::ReadIndex(Nothing {}) => Ask::ReadIndex,
-            AskMessage::Join(newcomer) => Ask::Join(newcomer.into()),
-            AskMessage::Notify(newcomer) => Ask::Notify(newcomer.into()),
-            AskMessage::Found(FoundMessage { founder, cluster }) => {
-                Ask::Found { founder: founder.ok_or("a founder is missing")?.into(), cluster }
-            }
-            AskMessage::Remove(name) => Ask::Remove(name),
-            AskMessage::StepDown(TargetMessage { target }) => Ask::StepDown(target),
-        };
-        Ok(Self { cluster, credentials: Credentials::new(username, password), ask })
     }
 }
 
@@ -234,6 +212,8 @@ struct RequestMessage {
     password: String,
     #[prost(oneof = "AskMessage", tags = "4, 5, 6, 7, 8, 9, 10, 11, 12, 13")]
     ask: Option<AskMessage>,
+    #[prost(uint64, optional, tag = "14")]
+    time_left_ns: Option<u64>,
 }
 
 #[derive(Clone, PartialEq, prost::Oneof)]
@@ -286,17 +266,17 @@ enum AnswerBody {
 struct Nothing {}
 
 #[derive(Clone, PartialEq, prost::Message)]
-struct FoundMessage {
+pub(super) struct FoundMessage {
     #[prost(message, optional, tag = "1")]
-    founder: Option<NewcomerMessage>,
+    pub(super) founder: Option<NewcomerMessage>,
     #[prost(string, tag = "2")]
-    cluster: String,
+    pub(super) cluster: String,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-struct TargetMessage {
+pub(super) struct TargetMessage {
     #[prost(string, optional, tag = "1")]
-    target: Option<String>,
+    pub(super) target: Option<String>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -308,7 +288,7 @@ struct JoinedMessage {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-struct NewcomerMessage {
+pub(super) struct NewcomerMessage {
     #[prost(string, tag = "1")]
     name: String,
     #[prost(fixed64, tag = "2")]
@@ -395,7 +375,7 @@ impl From<MetadataMessage> for Metadata {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-struct WriteMessage {
+pub(super) struct WriteMessage {
     #[prost(message, repeated, tag = "1")]
     statements: Vec<StatementMessage>,
     #[prost(bool, tag = "2")]
@@ -417,15 +397,11 @@ impl From<Write> for WriteMessage {
 impl From<WriteMessage> for Write {
     fn from(message: WriteMessage) -> Self {
         Self {
-            statements: statements(message.statements),
+            statements: message.statements.into_iter().map(Into::into).collect(),
             transaction: message.transaction,
             timeout: message.timeout_ns.map(Duration::from_nanos),
         }
     }
-}
-
-fn statements(messages: Vec<StatementMessage>) -> Vec<Statement> {
-    messages.into_iter().map(Into::into).collect()
 }
 
 fn nanoseconds(duration: Duration) -> u64 {
@@ -433,7 +409,7 @@ fn nanoseconds(duration: Duration) -> u64 {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-struct ReadMessage {
+pub(super) struct ReadMessage {
     #[prost(message, repeated, tag = "1")]
     statements: Vec<StatementMessage>,
     #[prost(bool, tag = "2")]
@@ -472,7 +448,7 @@ impl TryFrom<ReadMessage> for Read {
 
     fn try_from(message: ReadMessage) -> Result<Self, String> {
         Ok(Self {
-            statements: statements(message.statements),
+            statements: message.statements.into_iter().map(Into::into).collect(),
             transaction: message.transaction,
             level: read_level(message.level)?,
             freshness: message.freshness_ns.map(Duration::from_nanos),

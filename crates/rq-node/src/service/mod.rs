@@ -3,23 +3,35 @@
 //! # Who may ask what
 //! Whoever asks for data, for a change of it or for a change of the cluster is checked with the *client's* credentials, by
 //! this node's own credentials file, as if the client had come here. Besides, requests for data must come from a member
-//! of the same cluster. Anybody may ask who this node is.
+//! of the same cluster. Anybody may ask who this node is. What would take more memory than it has bytes is not
+//! decoded before all that is known (`envelope`).
+//!
+//! # For how long
+//! Whoever asks says how long it waits. When that time is over nobody hears the answer: a read ends then, a write
+//! ends unless it was proposed, and what was proposed is waited for no longer.
 
 pub(crate) mod client;
+pub(crate) mod envelope;
+pub(crate) mod fields;
 mod gather;
 pub(crate) mod message;
 
-use std::sync::{Arc, Weak};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use rq_security::{Credentials, Decision, Permission};
 
+use self::envelope::{Most, Sealed};
 use self::gather::Gather;
 use self::message::{Answer, Ask, Metadata, Request};
 use crate::{
     Error, Level, Node,
     internode::{Answerer, Lane},
+    metrics::Metrics,
     node::Inner,
     raft::answer::RaftAnswers,
     transfer::Receiver,
@@ -68,10 +80,8 @@ impl Answerer for Service {
             SERVICE => {
                 let inner = self.inner.upgrade();
                 Box::pin(async move {
-                    let answer = match (inner, Request::decode(request)) {
-                        (_, Err(reason)) => Answer::Failed(Error::Request(format!(
-                            "the request makes no sense: {reason}"
-                        ))),
+                    let answer = match (inner, Sealed::decode(request)) {
+                        (_, Err(reason)) => Answer::Failed(senseless(&reason)),
                         (None, Ok(_)) => Answer::Failed(Error::ShuttingDown),
                         (Some(inner), Ok(request)) => {
                             let answer = Node::from_inner(inner).answer(request).await;
@@ -84,6 +94,10 @@ impl Answerer for Service {
             _ => Box::pin(std::future::ready(Bytes::new())),
         }
     }
+}
+
+fn senseless(reason: &str) -> Error {
+    Error::Request(format!("the request makes no sense: {reason}"))
 }
 
 /// What an operation is called in "remote … not authorized", and what it needs.
@@ -108,11 +122,36 @@ fn need(ask: &Ask) -> Option<Need> {
     Some(Need { name, permissions })
 }
 
+/// Counts what is asked.
+fn count(metrics: &Metrics, ask: &Ask) {
+    let counter = match ask {
+        Ask::Metadata => &metrics.asked_metadata,
+        Ask::Execute(_) => &metrics.asked_execute,
+        Ask::Query(_) => &metrics.asked_query,
+        Ask::Unified(_) => &metrics.asked_unified,
+        Ask::ReadIndex => &metrics.asked_read_index,
+        Ask::Join(_) => &metrics.asked_join,
+        Ask::Notify(_) | Ask::Found { .. } => &metrics.asked_notify,
+        Ask::Remove(_) => &metrics.asked_remove,
+        Ask::StepDown(_) => &metrics.asked_step_down,
+    };
+    counter.add(1);
+}
+
+impl Ask {
+    /// Whether it reads or writes data. What changes the cluster has time limits of its own.
+    fn is_about_data(&self) -> bool {
+        matches!(self, Self::Execute(_) | Self::Query(_) | Self::Unified(_) | Self::ReadIndex)
+    }
+}
+
 impl Node {
     /// Answers what another node asks.
-    async fn answer(&self, request: Request) -> Result<Answer, Error> {
-        let Request { cluster, credentials, ask } = request;
+    async fn answer(&self, sealed: Sealed) -> Result<Answer, Error> {
+        let Sealed { request, statements } = sealed;
+        let Request { cluster, credentials, time_left, ask } = request;
         let inner = self.open_inner()?;
+        count(&inner.metrics, &ask);
         if !matches!(ask, Ask::Metadata | Ask::Join(_) | Ask::Notify(_) | Ask::Found { .. }) {
             inner.check_cluster(cluster.as_deref())?;
         }
@@ -121,8 +160,46 @@ impl Node {
                 inner.permit(credentials.as_ref(), *permission, need.name).await?;
             }
         }
+        let limits = &inner.options.limits;
+        let most = Most { statements: limits.statements_max, parameters: limits.parameters_max };
+        let ask = statements.open(ask, most).map_err(|reason| senseless(&reason))?;
+        match time_left {
+            Some(time) if ask.is_about_data() => self.carry_out_within(time, ask).await,
+            _ => self.carry_out(ask, credentials).await,
+        }
+    }
+
+    /// Carries out what is about data for as long as somebody waits for it.
+    async fn carry_out_within(&self, time: Duration, ask: Ask) -> Result<Answer, Error> {
+        let sooner = |timeout: Option<Duration>| timeout.map_or(time, |timeout| timeout.min(time));
+        let (may_write, ask) = match ask {
+            Ask::Execute(mut write) => {
+                write.timeout = Some(sooner(write.timeout));
+                (true, Ask::Execute(write))
+            }
+            Ask::Unified(mut read) => {
+                read.timeout = Some(sooner(read.timeout));
+                (true, Ask::Unified(read))
+            }
+            other => (false, other),
+        };
+        match tokio::time::timeout(time, self.carry_out(ask, None)).await {
+            Ok(answer) => answer,
+            // It may have been proposed just in time.
+            Err(_) if may_write => {
+                Err(Error::OutcomeUnknown("the time its client gave it is over".to_owned()))
+            }
+            Err(_) => Err(Error::DeadlineExceeded),
+        }
+    }
+
+    async fn carry_out(&self, ask: Ask, credentials: Option<Credentials>) -> Result<Answer, Error> {
+        let inner = self.open_inner()?;
         match ask {
-            Ask::Metadata => Ok(Answer::Metadata(inner.metadata())),
+            Ask::Metadata => {
+                inner.metrics.told_metadata.add(1);
+                Ok(Answer::Metadata(inner.metadata()))
+            }
             Ask::Execute(write) => {
                 let written = self.execute(write).await?;
                 Ok(Answer::Results {

@@ -52,6 +52,21 @@ const START_MS: i64 = 1_700_000_000_000;
 /// No simulated node needs longer for anything.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// Small limits, so that tests reach them.
+pub(crate) fn limits() -> Limits {
+    Limits {
+        statements_max: 10_000,
+        parameters_max: 40_000,
+        result_rows_max: 10_000,
+        result_bytes_max: 1 << 20,
+        query_time_max: Duration::ZERO,
+        backlog_bytes_max: 64 << 20,
+        enqueue_timeout: Duration::from_secs(10),
+        free_bytes_min: 1,
+        wal_bytes_max: 1 << 30,
+    }
+}
+
 /// Options with small limits, so that tests reach them.
 fn options(directory: &Path) -> Options {
     Options {
@@ -67,15 +82,7 @@ fn options(directory: &Path) -> Options {
         foreign_keys: false,
         readers_max: None,
         budget: Budget { steps: 5_000_000, pages: 10_000 },
-        limits: Limits {
-            result_rows_max: 10_000,
-            result_bytes_max: 1 << 20,
-            query_time_max: Duration::ZERO,
-            backlog_bytes_max: 64 << 20,
-            enqueue_timeout: Duration::from_secs(10),
-            free_bytes_min: 1,
-            wal_bytes_max: 1 << 30,
-        },
+        limits: limits(),
         snapshots: Snapshots {
             entries: 1 << 40,
             wal_bytes: 0,

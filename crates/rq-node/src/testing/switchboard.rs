@@ -37,6 +37,11 @@ impl Switchboard {
         Arc::new(Line { board: self.clone(), own: own.to_owned() })
     }
 
+    /// Who answers at this address.
+    pub(super) fn answerer(&self, address: &str) -> Option<Arc<dyn Answerer>> {
+        lock(&self.0).answerers.get(address).cloned()
+    }
+
     /// Cuts a node off, or connects it again; calls from and to it are lost without a word.
     pub(super) fn isolate(&self, address: &str, others: &[String], cut: bool) {
         let mut lines = lock(&self.0);
@@ -71,13 +76,13 @@ impl Network for Line {
             match answerer {
                 None => {
                     tokio::time::sleep(timeout.min(Duration::from_secs(60))).await;
-                    Err(CallError::Unanswered("no answer in time".to_owned()))
+                    Err(CallError::Unanswered(format!("{to}: no answer in time")))
                 }
-                Some(None) => Err(CallError::NotSent("connection refused".to_owned())),
+                Some(None) => Err(CallError::NotSent(format!("{to}: connection refused"))),
                 Some(Some(answerer)) => {
                     match tokio::time::timeout(timeout, answerer.answer(lane, request)).await {
                         Ok(answer) => Ok(answer),
-                        Err(_) => Err(CallError::Unanswered("no answer in time".to_owned())),
+                        Err(_) => Err(CallError::Unanswered(format!("{to}: no answer in time"))),
                     }
                 }
             }

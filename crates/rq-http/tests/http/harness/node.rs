@@ -20,6 +20,8 @@ pub(crate) async fn open(directory: &Path, free_bytes_min: u64) -> Node {
         readers_max: Some(16),
         budget: Budget { steps: 0, pages: 0 },
         limits: Limits {
+            statements_max: 1_000_000,
+            parameters_max: 4_000_000,
             result_rows_max: 1_000_000,
             result_bytes_max: 64 << 20,
             query_time_max: Duration::from_secs(60),
