@@ -32,7 +32,12 @@ pub(crate) struct Progress {
     stopping: AtomicBool,
     health: Mutex<Health>,
     leader: Mutex<Heard>,
+    /// Changes when the leader is heard for the first time or after a silence.
+    heard_again: watch::Sender<u64>,
 }
+
+/// A leader that was silent for this long, and is heard again, may have counted as gone.
+const SILENCE: Duration = Duration::from_millis(250);
 
 /// What was heard of the leader by a node that follows it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -73,14 +78,25 @@ impl Progress {
             stopping: AtomicBool::new(false),
             health: Mutex::default(),
             leader: Mutex::default(),
+            heard_again: watch::Sender::new(0),
         }
     }
 
     /// Notes that the leader was heard, and how far its log reaches.
     pub(crate) fn hear_leader(&self, last_index: u64) {
         let mut heard = lock(&self.leader);
-        heard.at = Some(Instant::now());
+        let before = heard.at.replace(Instant::now());
         heard.last_index = heard.last_index.max(last_index);
+        drop(heard);
+        if before.is_none_or(|before| before.elapsed() >= SILENCE) {
+            let next = self.heard_again.borrow().wrapping_add(1);
+            self.heard_again.send_replace(next);
+        }
+    }
+
+    /// Changes whenever the leader is heard for the first time or after a silence.
+    pub(crate) fn leader_heard_again(&self) -> watch::Receiver<u64> {
+        self.heard_again.subscribe()
     }
 
     /// Notes how old an entry was when it was applied here, by the two clocks involved.

@@ -3,6 +3,7 @@
 //! # Invariants
 //! - Nothing reaches openraft that another cluster sent, or that is meant for another incarnation: an address may
 //!   have been given to a new node, and a member of a cluster that was recovered without it may come back.
+//! - What a request holds besides its header is read only once the header is admitted.
 //! - A node that has no cluster yet belongs to the one that first speaks to its incarnation: that number is random
 //!   and known only to whom this node has told it. It does so durably, before it answers.
 
@@ -16,7 +17,7 @@ use openraft::{
 
 use super::{
     Raft,
-    wire::{Answer, Header, Request},
+    wire::{Answer, Header, Request, Sealed},
 };
 use crate::{identity::Cluster, notices::Notices, progress::Progress};
 
@@ -35,32 +36,42 @@ impl RaftAnswers {
 
     /// Answers one request.
     pub(crate) async fn answer(&self, request: Bytes) -> Bytes {
-        let answer = match Request::decode(request) {
-            Ok((header, request)) => match admit(&self.cluster, &header) {
-                Ok(()) => self.ask(request).await,
+        let answer = match Sealed::decode(request) {
+            Ok(sealed) => match admit(&self.cluster, &sealed.header) {
+                Ok(()) => self.ask(sealed).await,
                 Err(reason) => {
+                    let from = sealed.header.from;
                     self.notices.warn(
                         "raft",
-                        &format!("a request of member {:016x} was refused: {reason}", header.from),
+                        &format!("a request of member {from:016x} was refused: {reason}"),
                     );
                     Answer::Refused(reason)
                 }
             },
-            Err(reason) => {
-                self.notices.warn("raft", &format!("a request makes no sense: {reason}"));
-                Answer::Refused(format!("the request makes no sense: {reason}"))
-            }
+            Err(reason) => self.makes_no_sense(&reason),
         };
         answer.encode()
     }
 
-    async fn ask(&self, request: Request) -> Answer {
+    fn makes_no_sense(&self, reason: &str) -> Answer {
+        self.notices.warn("raft", &format!("a request makes no sense: {reason}"));
+        Answer::Refused(format!("the request makes no sense: {reason}"))
+    }
+
+    async fn ask(&self, sealed: Sealed) -> Answer {
+        let leads = sealed.header.leads;
+        let request = match sealed.open() {
+            Ok(request) => request,
+            Err(reason) => return self.makes_no_sense(&reason),
+        };
         match request {
             Request::Append(request) => {
                 let entries_last = request.entries.last().map(|entry| entry.log_id.index());
                 let committed = request.leader_commit.map(|id| id.index());
                 let answer = self.raft.append_entries(request).await;
-                if matches!(&answer, Ok(answer) if !matches!(answer, HigherVote(_))) {
+                let is_taken = matches!(&answer, Ok(answer) if !matches!(answer, HigherVote(_)));
+                // A leader that has lost its quorum is no contact with the cluster.
+                if is_taken && leads {
                     self.progress.hear_leader(entries_last.max(committed).unwrap_or_default());
                 }
                 answer.map_or_else(refused, Answer::Append)
@@ -84,7 +95,7 @@ impl RaftAnswers {
 /// # Errors
 /// Why it is not.
 pub(super) fn admit(own: &Cluster, header: &Header) -> Result<(), String> {
-    let Header { cluster, to, from: _ } = header;
+    let Header { cluster, to, from: _, leads: _ } = header;
     if *to != own.raft_id {
         return Err(format!(
             "it is meant for member {to:016x}; here is {} with the number {:016x}",

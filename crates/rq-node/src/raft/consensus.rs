@@ -16,9 +16,13 @@ use openraft::{
     type_config::alias::WatchReceiverOf,
 };
 use rq_sqlite::{Applied, EntryId};
+#[cfg(not(test))]
+use tokio::sync::watch;
 
 use super::{Peer, Raft, Reply, TypeConfig, answer::RaftAnswers, entry_id, network::Connector};
 use super::{landing::SnapshotLanding, log::LogStore, state_machine::StateMachine};
+#[cfg(test)]
+use crate::testing::watch;
 use crate::{
     Error, OpenError,
     command::Payload,
@@ -81,7 +85,11 @@ pub(crate) struct Glance {
 }
 
 /// Waits for changes of what [`View`] shows.
-pub(crate) struct Changes(WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>);
+pub(crate) struct Changes {
+    metrics: WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>,
+    /// A leader that was silent is none, and one again when it is heard, by which Raft itself need not change.
+    heard: watch::Receiver<u64>,
+}
 
 impl Consensus {
     /// Starts Raft over a log and a state machine.
@@ -99,10 +107,14 @@ impl Consensus {
         let raft_id = connector.raft_id();
         let vote_timeout = Duration::from_millis(config.election_timeout_max);
         let connector = connector.with_vote_timeout(vote_timeout);
+        let leads = connector.leads();
         let raft = Raft::new(raft_id, Arc::new(config), connector, log, machine)
             .await
             .map_err(|fatal| OpenError::Raft(fatal.to_string()))?;
         let metrics = raft.metrics();
+        // Not a handle on Raft itself, which would keep itself alive by it.
+        let seen = metrics.clone();
+        drop(leads.set(Box::new(move || leads_by(&seen.borrow_watched(), vote_timeout))));
         Ok(Self { raft, metrics, raft_id, lease: vote_timeout, progress, change: Arc::default() })
     }
 
@@ -234,17 +246,7 @@ impl Consensus {
 
     /// Whether this node leads, and has heard of a quorum lately.
     pub(crate) fn leads(&self) -> bool {
-        let metrics = self.metrics.borrow_watched();
-        metrics.state.is_leader() && self.holds_lease(&metrics)
-    }
-
-    /// openraft's leader stays one without a quorum. For everybody else it is none once its lease is over.
-    fn holds_lease(&self, metrics: &RaftMetrics<TypeConfig>) -> bool {
-        let heard =
-            || metrics.last_quorum_acked.as_ref().is_some_and(|at| at.elapsed() <= self.lease);
-        // What an only voter says is a quorum.
-        let voters = metrics.membership_config.membership().get_joint_config();
-        voters.iter().all(|voters| voters.len() < 2) || heard()
+        leads_by(&self.metrics.borrow_watched(), self.lease)
     }
 
     /// Whether there is no other member: then nobody else could do anything.
@@ -276,7 +278,7 @@ impl Consensus {
     /// openraft remembers the last leader. One that was not heard of for longer than an election needs is none.
     fn is_lost(&self, leader: u64, metrics: &RaftMetrics<TypeConfig>) -> bool {
         if leader == self.raft_id {
-            return !self.holds_lease(metrics);
+            return !holds_lease(metrics, self.lease);
         }
         let silent = self.progress.leader_silent_for();
         silent.is_none_or(|silent| silent > self.lease * 2 + SILENCE_MARGIN)
@@ -313,7 +315,7 @@ impl Consensus {
 
     /// Waits for changes of the view.
     pub(crate) fn changes(&self) -> Changes {
-        Changes(self.metrics.clone())
+        Changes { metrics: self.metrics.clone(), heard: self.progress.leader_heard_again() }
     }
 
     /// Stops Raft: nothing is proposed, appended or applied any more.
@@ -327,8 +329,24 @@ impl Consensus {
 impl Changes {
     /// Waits for the next change; false once Raft is gone.
     pub(crate) async fn next(&mut self) -> bool {
-        self.0.changed().await.is_ok()
+        tokio::select! {
+            biased;
+            changed = self.metrics.changed() => changed.is_ok(),
+            Ok(()) = self.heard.changed() => true,
+        }
     }
+}
+
+fn leads_by(metrics: &RaftMetrics<TypeConfig>, lease: Duration) -> bool {
+    metrics.state.is_leader() && holds_lease(metrics, lease)
+}
+
+/// openraft's leader stays one without a quorum. For everybody else it is none once its lease is over.
+fn holds_lease(metrics: &RaftMetrics<TypeConfig>, lease: Duration) -> bool {
+    let heard = || metrics.last_quorum_acked.as_ref().is_some_and(|at| at.elapsed() <= lease);
+    // What an only voter says is a quorum.
+    let voters = metrics.membership_config.membership().get_joint_config();
+    voters.iter().all(|voters| voters.len() < 2) || heard()
 }
 
 type WriteResult = Result<ClientWriteResponse<TypeConfig>, ClientWriteError<TypeConfig>>;

@@ -68,6 +68,9 @@ impl RaftTypeConfig for TypeConfig {
     type ErrorSource = openraft::impls::BoxedErrorSource;
 }
 
+/// The most entries that are sent at once.
+const APPEND_ENTRIES: u64 = 300;
+
 /// The running Raft.
 type Raft = openraft::Raft<TypeConfig, state_machine::StateMachine>;
 /// A log id as openraft has it.
@@ -149,6 +152,7 @@ fn configuration(timing: &Timing) -> Result<Config, String> {
         election_timeout_min,
         election_timeout_max: (election * 6 / 10).max(election_timeout_min + 1),
         install_snapshot_timeout: 3_600_000,
+        max_payload_entries: APPEND_ENTRIES,
         snapshot_policy: SnapshotPolicy::Never,
         // What is kept behind a snapshot is decided by who asks for the purge.
         max_in_snapshot_log_to_keep: u64::MAX,

@@ -7,7 +7,12 @@
 //! meet. Here an append has [`APPEND_TIMEOUT`] and the time its bytes take on a slow link; that a follower is gone
 //! is for heartbeats to find out.
 
-use std::{collections::VecDeque, io, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::{
@@ -57,7 +62,12 @@ pub(crate) struct Connector {
     transfers: Arc<Transfers>,
     wal: WalSize,
     notices: Arc<Notices>,
+    /// Whether this node leads by the word of a quorum, once Raft runs.
+    leads: Arc<OnceLock<Leads>>,
 }
+
+/// Says whether this node leads and has heard of a quorum lately.
+pub(super) type Leads = Box<dyn Fn() -> bool + Send + Sync>;
 
 impl std::fmt::Debug for Connector {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -89,7 +99,13 @@ impl Connector {
             transfers,
             wal,
             notices: Arc::default(),
+            leads: Arc::default(),
         }
+    }
+
+    /// Where to put what says whether this node leads; until then it does not.
+    pub(super) fn leads(&self) -> Arc<OnceLock<Leads>> {
+        Arc::clone(&self.leads)
     }
 
     /// With another limit for votes.
@@ -128,6 +144,7 @@ impl Connection {
             cluster: self.connector.cluster.id().unwrap_or_default(),
             to: self.to,
             from: self.connector.raft_id(),
+            leads: self.connector.leads.get().is_some_and(|leads| leads()),
         }
     }
 
@@ -153,7 +170,10 @@ fn received(
     notices: &Notices,
 ) -> Result<Answer, RPCError<TypeConfig>> {
     let unreachable = |reason: &str| {
-        RPCError::Unreachable(Unreachable::new(&io::Error::other(format!("{peer}: {reason}"))))
+        RPCError::Unreachable(Unreachable::new(&io::Error::other(format!(
+            "{}: {reason}",
+            peer.name
+        ))))
     };
     match answer.map(Answer::decode) {
         Ok(Ok(Answer::Refused(reason))) => {
@@ -164,7 +184,7 @@ fn received(
         Ok(Err(error)) => Err(unreachable(&format!("its answer makes no sense: {error}"))),
         Err(CallError::NotSent(reason)) => Err(unreachable(&reason)),
         Err(CallError::Unanswered(reason)) => Err(RPCError::Network(NetworkError::new(
-            &io::Error::other(format!("{peer}: {reason}")),
+            &io::Error::other(format!("{}: {reason}", peer.name)),
         ))),
     }
 }
@@ -242,7 +262,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let unreachable = |reason: &str| {
-            let error = io::Error::other(format!("{}: {reason}", self.peer));
+            let error = io::Error::other(format!("{}: {reason}", self.peer.name));
             StreamingError::Unreachable(Unreachable::new(&error))
         };
         let DurableFile::Own(readers) = snapshot.snapshot else {
@@ -278,7 +298,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
                 tracing::warn!(
                     component = "snapshot",
                     "sending the database to {} failed, it goes on later: {error}",
-                    self.peer
+                    self.peer.name
                 );
                 Err(unreachable(&error.to_string()))
             }

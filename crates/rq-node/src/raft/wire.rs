@@ -4,7 +4,11 @@
 //! receives one that is meant for somebody else (an address that was given to another node, a member of a
 //! cluster that was recovered without it) refuses it before openraft sees it, see `answer`.
 //!
-//! Field numbers are never reused. Bytes that make no sense are an error, never a panic.
+//! A request is read in two steps: [`Sealed`] knows who sends it and leaves the rest as it came, so that nobody
+//! who is not admitted has memory taken for more than the bytes sent.
+//!
+//! Field numbers are never reused. Bytes that make no sense are an error, never a panic, and terms and indexes that
+//! nobody can have reached ([`NUMBER_MAX`]) make no sense: everybody may count on from any other.
 
 use bytes::Bytes;
 use openraft::{
@@ -23,8 +27,14 @@ use super::{
     log::{pack, unpack},
     log_id,
 };
+use crate::service::fields::Fields;
 
 type Vote = VoteOf<TypeConfig>;
+
+/// The greatest term or index that is taken for one. Elections and entries of all ages come nowhere near.
+const NUMBER_MAX: u64 = u64::MAX / 2;
+/// The most entries of one append; more are refused. A sender stays far below ([`super::APPEND_ENTRIES`]).
+const ENTRIES_MAX: usize = 4096;
 
 /// Whom a request is meant for, and who sends it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,9 +45,20 @@ pub(crate) struct Header {
     pub(crate) to: u64,
     /// The incarnation it comes from.
     pub(crate) from: u64,
+    /// Whether the sender leads and has heard of a quorum lately. A leader that has not goes on sending heartbeats,
+    /// and nobody should think better of it for them.
+    pub(crate) leads: bool,
+}
+
+/// A request whose content has not been looked at.
+pub(crate) struct Sealed {
+    /// Whom it is meant for.
+    pub(crate) header: Header,
+    body: Option<SealedBody>,
 }
 
 /// A request.
+#[derive(Debug)]
 pub(crate) enum Request {
     Append(AppendEntriesRequest<TypeConfig>),
     Vote(VoteRequest<TypeConfig>),
@@ -46,6 +67,7 @@ pub(crate) enum Request {
 }
 
 /// The answer to a request.
+#[derive(Debug)]
 pub(crate) enum Answer {
     Append(AppendEntriesResponse<TypeConfig>),
     Vote(VoteResponse<TypeConfig>),
@@ -58,8 +80,8 @@ pub(crate) enum Answer {
 impl Header {
     /// The header alone as bytes, for whoever carries it without knowing what it is.
     pub(crate) fn encode(self) -> Bytes {
-        let Self { cluster, to, from } = self;
-        RequestMessage { cluster, to, from, body: None }.encode_to_vec().into()
+        let Self { cluster, to, from, leads } = self;
+        RequestMessage { cluster, to, from, body: None, leads }.encode_to_vec().into()
     }
 
     /// Reads a header alone.
@@ -67,9 +89,55 @@ impl Header {
     /// # Errors
     /// Bytes that are none.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, String> {
-        let message = RequestMessage::decode(bytes).map_err(|error| error.to_string())?;
-        let RequestMessage { cluster, to, from, body: _ } = message;
-        Ok(Self { cluster, to, from })
+        Sealed::decode(Bytes::copy_from_slice(bytes)).map(|sealed| sealed.header)
+    }
+}
+
+impl Sealed {
+    /// Reads who sends a request to whom.
+    ///
+    /// # Errors
+    /// Bytes that are none.
+    pub(crate) fn decode(bytes: Bytes) -> Result<Self, String> {
+        let message = SealedMessage::decode(bytes).map_err(|error| error.to_string())?;
+        let SealedMessage { cluster, to, from, body, leads } = message;
+        Ok(Self { header: Header { cluster, to, from, leads }, body })
+    }
+
+    /// Reads what is asked.
+    ///
+    /// # Errors
+    /// Bytes that are no request, and more entries than anybody sends at once.
+    pub(crate) fn open(self) -> Result<Request, String> {
+        let invalid = |error: prost::DecodeError| error.to_string();
+        Ok(match self.body.ok_or("a request without content")? {
+            SealedBody::Append(bytes) => {
+                let entries = Fields::of(&bytes).filter(|field| {
+                    field.as_ref().map_or(true, |field| field.number == AppendMessage::ENTRIES)
+                });
+                let count = entries
+                    .take(ENTRIES_MAX + 1)
+                    .try_fold(0, |count, field| field.map(|_| count + 1))?;
+                if count > ENTRIES_MAX {
+                    return Err(format!("an append of more than {ENTRIES_MAX} entries"));
+                }
+                Request::Append(read_append(AppendMessage::decode(bytes).map_err(invalid)?)?)
+            }
+            SealedBody::Vote(bytes) => {
+                Request::Vote(read_vote_request(AskVoteMessage::decode(bytes).map_err(invalid)?)?)
+            }
+            SealedBody::PreVote(bytes) => Request::PreVote(read_vote_request(
+                AskVoteMessage::decode(bytes).map_err(invalid)?,
+            )?),
+            SealedBody::Transfer(bytes) => {
+                let message = TransferMessage::decode(bytes).map_err(invalid)?;
+                Request::Transfer(TransferLeaderRequest::new(
+                    read_vote(message.vote)?,
+                    message.to,
+                    message.last.map(read_id).transpose()?,
+                ))
+            }
+        })
     }
 }
 
@@ -86,29 +154,9 @@ impl Request {
                 last: request.last_log_id().map(write_id),
             }),
         };
-        let Header { cluster, to, from } = header;
-        let message = RequestMessage { cluster, to, from, body: Some(body) };
+        let Header { cluster, to, from, leads } = header;
+        let message = RequestMessage { cluster, to, from, body: Some(body), leads };
         crate::service::tagged(crate::service::RAFT, &message)
-    }
-
-    /// Reads a request.
-    ///
-    /// # Errors
-    /// Bytes that are none.
-    pub(crate) fn decode(bytes: Bytes) -> Result<(Header, Self), String> {
-        let message = RequestMessage::decode(bytes).map_err(|error| error.to_string())?;
-        let RequestMessage { cluster, to, from, body } = message;
-        let request = match body.ok_or("a request without content")? {
-            RequestBody::Append(message) => Self::Append(read_append(message)?),
-            RequestBody::Vote(message) => Self::Vote(read_vote_request(message)?),
-            RequestBody::PreVote(message) => Self::PreVote(read_vote_request(message)?),
-            RequestBody::Transfer(message) => Self::Transfer(TransferLeaderRequest::new(
-                read_vote(message.vote)?,
-                message.to,
-                message.last.map(read_id),
-            )),
-        };
-        Ok((Header { cluster, to, from }, request))
     }
 }
 
@@ -139,7 +187,7 @@ impl Answer {
             AnswerBody::Append(message) => Self::Append(read_appended(message)?),
             AnswerBody::Vote(message) => Self::Vote(VoteResponse::new(
                 read_vote(message.vote)?,
-                message.last.map(read_id),
+                message.last.map(read_id).transpose()?,
                 message.granted,
             )),
             AnswerBody::Transfer(reason) if reason.is_empty() => Self::Transfer(Ok(())),
@@ -178,9 +226,9 @@ fn append_message(request: AppendEntriesRequest<TypeConfig>) -> AppendMessage {
 }
 
 fn read_append(message: AppendMessage) -> Result<AppendEntriesRequest<TypeConfig>, String> {
-    let previous = message.previous.map(read_id);
+    let previous = message.previous.map(read_id).transpose()?;
     let first = previous.as_ref().map_or(0, |id: &LogId| id.index() + 1);
-    let mut entries: Vec<EntryOf<TypeConfig>> = Vec::with_capacity(message.entries.len());
+    let mut entries: Vec<EntryOf<TypeConfig>> = Vec::new();
     for (next, entry) in (first..).zip(message.entries) {
         let EntryMessage { term, index, kind, payload } = entry;
         // openraft takes it for granted that entries follow each other.
@@ -189,7 +237,7 @@ fn read_append(message: AppendMessage) -> Result<AppendEntriesRequest<TypeConfig
         }
         let kind = u8::try_from(kind).map_err(|_| format!("entry {index} of kind {kind}"))?;
         entries.push(openraft::Entry::new(
-            log_id(EntryId { term, index }),
+            read_id(IdMessage { term, index })?,
             unpack(index, kind, payload)?,
         ));
     }
@@ -197,7 +245,7 @@ fn read_append(message: AppendMessage) -> Result<AppendEntriesRequest<TypeConfig
         vote: read_vote(message.vote)?,
         prev_log_id: previous,
         entries,
-        leader_commit: message.commit.map(read_id),
+        leader_commit: message.commit.map(read_id).transpose()?,
     })
 }
 
@@ -214,7 +262,9 @@ fn write_appended(response: &AppendEntriesResponse<TypeConfig>) -> AppendedMessa
 fn read_appended(message: AppendedMessage) -> Result<AppendEntriesResponse<TypeConfig>, String> {
     Ok(match message.end {
         APPENDED => AppendEntriesResponse::Success,
-        APPENDED_PARTLY => AppendEntriesResponse::PartialSuccess(message.reached.map(read_id)),
+        APPENDED_PARTLY => {
+            AppendEntriesResponse::PartialSuccess(message.reached.map(read_id).transpose()?)
+        }
         APPEND_CONFLICT => AppendEntriesResponse::Conflict,
         APPEND_HIGHER_VOTE => AppendEntriesResponse::HigherVote(read_vote(message.vote)?),
         other => return Err(format!("an answer of kind {other}")),
@@ -231,7 +281,7 @@ fn vote_message(request: &VoteRequest<TypeConfig>) -> AskVoteMessage {
 
 fn read_vote_request(message: AskVoteMessage) -> Result<VoteRequest<TypeConfig>, String> {
     let vote = read_vote(message.vote)?;
-    let mut request = VoteRequest::new(vote, message.last.map(read_id));
+    let mut request = VoteRequest::new(vote, message.last.map(read_id).transpose()?);
     request.leadership_transfer = message.transfer;
     Ok(request)
 }
@@ -244,6 +294,9 @@ fn write_vote(vote: &Vote) -> VoteMessage {
 fn read_vote(message: Option<VoteMessage>) -> Result<Vote, String> {
     let VoteMessage { term, node, committed } = message.ok_or("a vote is missing")?;
     let node = node.ok_or("a vote for nobody")?;
+    if term > NUMBER_MAX {
+        return Err(format!("a vote in term {term}"));
+    }
     Ok(if committed {
         openraft::Vote::new_committed(term, node)
     } else {
@@ -256,8 +309,11 @@ fn write_id(id: &LogId) -> IdMessage {
     IdMessage { term, index }
 }
 
-fn read_id(IdMessage { term, index }: IdMessage) -> LogId {
-    log_id(EntryId { term, index })
+fn read_id(IdMessage { term, index }: IdMessage) -> Result<LogId, String> {
+    if term > NUMBER_MAX || index > NUMBER_MAX {
+        return Err(format!("entry {index} of term {term}"));
+    }
+    Ok(log_id(EntryId { term, index }))
 }
 
 const APPENDED: u32 = 1;
@@ -275,6 +331,35 @@ struct RequestMessage {
     from: u64,
     #[prost(oneof = "RequestBody", tags = "4, 5, 6, 7")]
     body: Option<RequestBody>,
+    #[prost(bool, tag = "8")]
+    leads: bool,
+}
+
+/// A [`RequestMessage`] whose body is left as it came.
+#[derive(Clone, PartialEq, prost::Message)]
+struct SealedMessage {
+    #[prost(string, tag = "1")]
+    cluster: String,
+    #[prost(fixed64, tag = "2")]
+    to: u64,
+    #[prost(fixed64, tag = "3")]
+    from: u64,
+    #[prost(oneof = "SealedBody", tags = "4, 5, 6, 7")]
+    body: Option<SealedBody>,
+    #[prost(bool, tag = "8")]
+    leads: bool,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+enum SealedBody {
+    #[prost(bytes = "bytes", tag = "4")]
+    Append(Bytes),
+    #[prost(bytes = "bytes", tag = "5")]
+    Vote(Bytes),
+    #[prost(bytes = "bytes", tag = "6")]
+    PreVote(Bytes),
+    #[prost(bytes = "bytes", tag = "7")]
+    Transfer(Bytes),
 }
 
 #[derive(Clone, PartialEq, prost::Oneof)]
@@ -299,6 +384,11 @@ struct AppendMessage {
     entries: Vec<EntryMessage>,
     #[prost(message, optional, tag = "4")]
     commit: Option<IdMessage>,
+}
+
+impl AppendMessage {
+    /// The number of the field of entries.
+    const ENTRIES: u32 = 3;
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -381,10 +471,82 @@ struct VoteMessage {
     committed: bool,
 }
 
-#[derive(Clone, PartialEq, prost::Message)]
+#[derive(Clone, Copy, PartialEq, prost::Message)]
 struct IdMessage {
     #[prost(uint64, tag = "1")]
     term: u64,
     #[prost(uint64, tag = "2")]
     index: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header() -> Header {
+        Header { cluster: "c".to_owned(), to: 7, from: 8, leads: true }
+    }
+
+    fn open(body: RequestBody) -> Result<Request, String> {
+        let Header { cluster, to, from, leads } = header();
+        let message = RequestMessage { cluster, to, from, body: Some(body), leads };
+        let sealed =
+            Sealed::decode(message.encode_to_vec().into()).expect("its header can be read");
+        assert_eq!(sealed.header, header());
+        sealed.open()
+    }
+
+    fn vote(term: u64) -> Option<VoteMessage> {
+        Some(VoteMessage { term, node: Some(8), committed: true })
+    }
+
+    fn append(previous: IdMessage, entries: Vec<EntryMessage>) -> Result<Request, String> {
+        let (vote, previous) = (vote(1), Some(previous));
+        open(RequestBody::Append(AppendMessage { vote, previous, entries, commit: None }))
+    }
+
+    fn entry(index: u64) -> EntryMessage {
+        EntryMessage { term: 1, index, kind: 0, payload: Bytes::new() }
+    }
+
+    #[test]
+    fn numbers_that_nobody_can_have_reached_are_refused() {
+        for (number, fits) in
+            [(5, true), (NUMBER_MAX, true), (NUMBER_MAX + 1, false), (u64::MAX, false)]
+        {
+            let id = |term, index| IdMessage { term, index };
+            assert_eq!(append(id(1, number), vec![]).is_ok(), fits, "{number}");
+            assert_eq!(append(id(number, 1), vec![]).is_ok(), fits, "{number}");
+            let entries = vec![EntryMessage { term: number, ..entry(2) }];
+            assert_eq!(append(id(1, 1), entries).is_ok(), fits, "{number}");
+            let last = Some(id(1, number));
+            let asked = AskVoteMessage { vote: vote(number), last, transfer: false };
+            assert_eq!(open(RequestBody::Vote(asked.clone())).is_ok(), fits, "{number}");
+            assert_eq!(open(RequestBody::PreVote(asked)).is_ok(), fits, "{number}");
+            let handed = TransferMessage { vote: vote(number), to: 7, last };
+            assert_eq!(open(RequestBody::Transfer(handed)).is_ok(), fits, "{number}");
+            let commit = Some(id(1, number));
+            let (vote, entries) = (vote(1), vec![]);
+            let told = AppendMessage { vote, previous: None, entries, commit };
+            assert_eq!(open(RequestBody::Append(told)).is_ok(), fits, "{number}");
+        }
+        let last = IdMessage { term: 1, index: NUMBER_MAX };
+        assert!(append(last, vec![entry(NUMBER_MAX + 1)]).is_err());
+        assert!(append(last, vec![entry(0)]).is_err());
+    }
+
+    #[test]
+    fn the_entries_of_an_append_are_counted_before_they_are_read() {
+        let entries = |count: u64| (1..=count).map(entry).collect();
+        let before = IdMessage { term: 0, index: 0 };
+        let most = ENTRIES_MAX as u64;
+        assert!(append(before, entries(most)).is_ok());
+        let refused = append(before, entries(most + 1)).expect_err("one too many");
+        assert!(refused.contains("more than 4096 entries"), "{refused}");
+        // These would be refused one by one as well, but for their memory.
+        let empty =
+            vec![EntryMessage { term: 0, index: 0, kind: 0, payload: Bytes::new() }; 100_000];
+        let refused = append(before, empty).expect_err("there are too many");
+        assert!(refused.contains("more than 4096 entries"), "{refused}");
+    }
 }

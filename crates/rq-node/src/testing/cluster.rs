@@ -1,5 +1,6 @@
 //! Several nodes in one process, with threads and real time: forming, forwarding, following, changing.
 
+mod answering;
 mod recovery;
 
 use std::{sync::Arc, time::Duration};

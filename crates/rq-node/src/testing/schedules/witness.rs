@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use crate::{
-    raft::wire::{Answer, Request},
+    raft::wire::{Answer, Header, Request, Sealed},
     service::RAFT,
 };
 
@@ -68,9 +68,10 @@ impl Witness {
     }
 }
 
-fn raft_request(bytes: &Bytes) -> Option<(crate::raft::wire::Header, Request)> {
+fn raft_request(bytes: &Bytes) -> Option<(Header, Request)> {
     if bytes.first() != Some(&RAFT) {
         return None;
     }
-    Request::decode(bytes.slice(1..)).ok()
+    let sealed = Sealed::decode(bytes.slice(1..)).ok()?;
+    Some((sealed.header.clone(), sealed.open().ok()?))
 }
