@@ -1,5 +1,5 @@
 //! Generated input for everything that decodes what others wrote: request bodies, query strings,
-//! SQL texts, the files of the log.
+//! SQL texts, what other nodes send, the files of the log.
 //!
 //! Each target runs for `RQ_FUZZ_SECONDS` (a short while by default) from `RQ_FUZZ_SEED`. A failure
 //! is shrunk to a small input and printed with the seed that finds it again at once. "Nothing
@@ -21,6 +21,9 @@ use rq_tests::Random;
 
 /// Bodies of requests.
 mod bodies;
+
+/// What other nodes send.
+mod internode;
 
 /// The files of the log.
 mod log;

@@ -25,7 +25,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("rq-node", &["rq-sql", "rq-sqlite", "rq-storage", "rq-security"]),
     ("rq-http", &["rq-api", "rq-sql", "rq-security", "rq-node"]),
     ("rqd", &["rq-http", "rq-node", "rq-security"]),
-    ("rq-tests", &["rqd", "rq-api", "rq-sql", "rq-storage"]),
+    ("rq-tests", &["rqd", "rq-api", "rq-node", "rq-sql", "rq-storage"]),
 ];
 
 /// Libraries from outside that only these packages may name.

@@ -65,6 +65,9 @@ mod request;
 mod status;
 mod threads;
 
+#[doc(hidden)]
+pub mod fuzzing;
+
 #[cfg(test)]
 mod testing;
 

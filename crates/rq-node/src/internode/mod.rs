@@ -25,6 +25,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use thiserror::Error;
 
+pub(crate) use self::tcp::fuzzing;
 pub use self::tcp::{BindError, TcpNetwork, TcpOptions, TcpTls};
 
 /// The way to the other nodes, and from them.
@@ -72,7 +73,7 @@ pub enum Lane {
     Bulk,
 }
 
-/// Why a call has no answer.
+/// Why a call has no answer, in words that begin with the address.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum CallError {
     /// Nothing of the request left this node.

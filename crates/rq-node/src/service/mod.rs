@@ -13,6 +13,7 @@
 pub(crate) mod client;
 pub(crate) mod envelope;
 pub(crate) mod fields;
+pub(crate) mod fuzzing;
 mod gather;
 pub(crate) mod message;
 

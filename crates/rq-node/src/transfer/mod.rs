@@ -21,6 +21,7 @@
 //! - Free pages travel as they are: to know them takes memory in proportion to their number.
 
 mod compare;
+pub(crate) mod fuzzing;
 mod message;
 mod receive;
 mod round;

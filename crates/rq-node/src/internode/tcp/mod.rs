@@ -23,6 +23,8 @@ mod frame;
 mod hello;
 mod tls;
 
+pub(crate) mod fuzzing;
+
 mod counters;
 mod limits;
 mod meter;
