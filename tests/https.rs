@@ -24,7 +24,7 @@ pub(crate) fn suites() -> Vec<Suite> {
     ]
 }
 
-fn need_curl() -> Result<(), String> {
+pub(crate) fn need_curl() -> Result<(), String> {
     let output =
         Command::new("curl").arg("--version").output().map_err(|error| format!("curl: {error}"))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -30,6 +30,9 @@ mod nemesis;
 /// HTTPS, client certificates and reload, with a client that is not ours.
 mod https;
 
+/// A cluster by every combination of TLS on its two ports.
+mod tls_matrix;
+
 /// What a suite needs that this machine may lack: `Err` says what is missing.
 type Need = fn() -> Result<(), String>;
 
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         sql_equal::suites(),
         full_disk::suites(),
         https::suites(),
+        tls_matrix::suites(),
         nemesis::suites(),
     ];
     let trials = suites.into_iter().flatten().map(trial).collect();
