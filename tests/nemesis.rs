@@ -43,6 +43,7 @@ pub(crate) fn suites() -> Vec<Suite> {
         suite("nemesis::a_cut_off_leader", cut_off_leader),
         suite("nemesis::new_addresses_under_stable_names", new_addresses),
         suite("nemesis::stale_where_staleness_is_allowed", stale),
+        suite("nemesis::a_replica_as_old_as_allowed", old_replica),
         suite("nemesis::increments_through_followers_under_loss", increments),
         suite("nemesis::everything_linearizable", || everything("linearizable", seed())),
         // Another order of harms than the one before.
@@ -337,6 +338,38 @@ fn stale() {
         assert_eq!(answered, is_stale, "level {level}");
         assert_eq!(verdict.is_violation(), is_stale, "level {level}: {verdict:?}");
     }
+}
+
+/// A read replica that hears nothing serves, at `auto` with a freshness, what is no older than that; which is not the newest,
+/// and the check sees that. With a freshness that has passed it serves nothing.
+fn old_replica() {
+    let network = Network::create(4, seed()).unwrap();
+    let builder = Cluster::builder(3).replicas(1).forming(Forming::Expect);
+    let mut cluster = builder.network(network).errors_expected().start();
+    let replica = 3;
+    cluster.wait_ready(replica);
+    let leader = cluster.wait_leader();
+    let of =
+        |member: usize| Caller::new(vec![cluster.http_addr(member).to_owned()], 0, ANSWER_TIME);
+    let (mut writer, mut reader) = (of(leader), of(replica));
+    let registers = Registers::new("auto&freshness=60s", 1);
+    registers.prepare(&mut writer);
+    assert!(registers.call(&mut writer, 0, 0, RegisterCall::Write(1)));
+    cluster.wait("the replica does not follow", || {
+        let status = cluster.status(replica)?;
+        (status.applied_index == cluster.status(leader)?.applied_index).then_some(())
+    });
+    cluster.network().unwrap().isolate(&[replica]);
+    assert!(registers.call(&mut writer, 0, 0, RegisterCall::Write(2)));
+    assert!(registers.call(&mut reader, 1, 0, RegisterCall::Read), "nothing is answered");
+    let verdict = registers.verdict();
+    assert!(verdict.is_violation(), "an old value passes for the newest: {verdict:?}");
+    let read = Request::post("/db/query?level=auto&freshness=1s", r#"["SELECT 1"]"#);
+    cluster.wait("it believes itself to be fresh", || match reader.call(&read) {
+        Fate::NotDone(text) => text.contains("stale read").then_some(()),
+        Fate::Done(_) => None,
+        Fate::Unknown(text) => panic!("{text}"),
+    });
 }
 
 /// One in five packets is lost between the nodes; each raise goes through a follower.

@@ -4,6 +4,7 @@
 //! printed with its time, so that a log and a history can be laid beside it.
 
 use std::{
+    env,
     path::PathBuf,
     thread,
     time::{Duration, Instant},
@@ -127,6 +128,8 @@ fn stop(cluster: &mut Cluster, member: usize) {
 }
 
 fn left_out<T>(what: &str, reason: &str) -> Vec<T> {
+    let is_required = env::var_os("RQ_TEST_REQUIRE_ALL").is_some();
+    assert!(!is_required, "no {what}, and RQ_TEST_REQUIRE_ALL is set: {reason}");
     println!("no {what}: {reason}");
     Vec::new()
 }
@@ -163,7 +166,8 @@ impl Nemesis {
         self
     }
 
-    /// Does harm for this long, then undoes everything. Returns the harms done.
+    /// Does harm for this long, and each harm that is possible at least once; then undoes everything. Returns the harms
+    /// done.
     pub fn run(
         &mut self,
         cluster: &mut Cluster,
@@ -176,7 +180,7 @@ impl Nemesis {
         let mut done = Vec::new();
         let mut left = Vec::new();
         let end = Instant::now() + duration;
-        while Instant::now() < end {
+        while Instant::now() < end || done.len() < possible.len() {
             if left.is_empty() {
                 left.clone_from(&possible);
             }
