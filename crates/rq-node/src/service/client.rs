@@ -11,6 +11,9 @@ use crate::{
     internode::{Call, CallError, Lane, Network},
 };
 
+/// How long resolving the name of another node may take.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Asks other nodes, on behalf of this one or of a client.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
@@ -57,6 +60,21 @@ impl Client {
             Err(CallError::NotSent(reason)) => Err(Error::Unreachable(reason)),
             Err(CallError::Unanswered(reason)) => Err(lost(reason)),
         }
+    }
+
+    /// Looks whether another node's name can be resolved from here.
+    ///
+    /// # Errors
+    /// It cannot, within some seconds.
+    pub(crate) async fn resolve(&self, address: &str) -> Result<(), Error> {
+        let resolving = tokio::time::timeout(RESOLVE_TIMEOUT, self.network.resolve(address));
+        let reason = match resolving.await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(reason)) => reason,
+            Err(_) => "no answer in time".to_owned(),
+        };
+        let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+        Err(Error::Membership(format!("failed to resolve {host}: {reason}")))
     }
 
     /// Asks a node who it is.

@@ -3,7 +3,13 @@
 //! The name is resolved at each attempt, and all addresses are tried, each a little after the one before, so
 //! that a silent address does not hide one that answers.
 
-use std::{fmt::Debug, io, net::SocketAddr, time::Duration};
+use std::{
+    fmt::Debug,
+    future::ready,
+    io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use rustix::net::sockopt;
@@ -83,6 +89,28 @@ pub(crate) async fn dial(
         shared.notices.unreachable(to, &error.to_string());
     }
     dialled
+}
+
+/// Looks whether an address can be dialled, as far as its name goes.
+pub(crate) fn resolve(
+    resolver: &dyn Resolve,
+    address: &str,
+) -> BoxFuture<'static, Result<(), String>> {
+    let Some((host, port)) = split(address) else {
+        return ready(Err(DialError::Address.to_string())).boxed();
+    };
+    if host.parse::<IpAddr>().is_ok() {
+        return ready(Ok(())).boxed();
+    }
+    let resolving = resolver.resolve(host, port);
+    async move {
+        match resolving.await {
+            Ok(addresses) if addresses.is_empty() => Err("its name has no address".to_owned()),
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+    .boxed()
 }
 
 async fn connect(shared: &Shared, to: &str, lane: Lane) -> Result<Box<dyn Stream>, DialError> {

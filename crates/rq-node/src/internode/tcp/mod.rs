@@ -190,6 +190,10 @@ impl Network for TcpNetwork {
         Box::pin(async move { ticket?.outcome(deadline).await })
     }
 
+    fn resolve(&self, address: &str) -> BoxFuture<'static, Result<(), String>> {
+        dial::resolve(&*self.shared.resolver, address)
+    }
+
     fn listen(&self, answerer: Option<Arc<dyn Answerer>>) {
         *self.shared.answerer.write().unwrap_or_else(PoisonError::into_inner) = answerer;
     }
