@@ -82,7 +82,12 @@ impl Inner {
     fn note_office(&self, glance: &Glance) {
         let mut office = lock(&self.office);
         match *office {
-            _ if !glance.leads => *office = None,
+            // Until now there was a leader: this node.
+            Some(_) if !glance.leads => {
+                *office = None;
+                self.progress.hear_leader(0);
+            }
+            None if !glance.leads => {}
             Some((term, _)) if term == glance.term => {}
             _ => *office = Some((glance.term, tokio::time::Instant::now())),
         }

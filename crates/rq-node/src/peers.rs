@@ -47,7 +47,9 @@ impl Node {
         if inner.consensus.leads() {
             return Some(Duration::ZERO);
         }
-        inner.progress.leader_silent_for()
+        // One that led without a quorum at last was in contact as long as it had one.
+        let contacts = [inner.progress.leader_silent_for(), inner.consensus.quorum_silent_for()];
+        contacts.into_iter().flatten().min()
     }
 
     /// Waits until a leader is known; for ever on a node that has stopped.

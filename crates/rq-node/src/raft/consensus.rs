@@ -249,6 +249,11 @@ impl Consensus {
         leads_by(&self.metrics.borrow_watched(), self.lease)
     }
 
+    /// How long ago a quorum answered this node; `None` unless openraft has it for a leader.
+    pub(crate) fn quorum_silent_for(&self) -> Option<Duration> {
+        self.metrics.borrow_watched().last_quorum_acked.as_ref().map(|at| at.elapsed())
+    }
+
     /// Whether there is no other member: then nobody else could do anything.
     pub(crate) fn is_alone(&self) -> bool {
         let metrics = self.metrics.borrow_watched();
