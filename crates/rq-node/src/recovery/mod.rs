@@ -15,8 +15,12 @@
 //! - Until the plan is durable nothing has changed; from then on every start finishes it, each step once. A
 //!   file that was changed or taken away in between undoes it.
 //! - The new cluster's id depends on the old one, the file and the last entry ([`plan::Plan::new`]). So a former member that
-//!   was not recovered, or from other entries, is refused by the others and refuses them (`raft::answer`):
-//!   it can neither disturb nor split the cluster. It comes back with an empty data directory.
+//!   was not recovered, or from other entries, is refused by the others and refuses them (`raft::answer`): it cannot
+//!   disturb the cluster that goes on. It comes back with an empty data directory.
+//! - Former members are of the old cluster still, and nobody can tell them otherwise while those that were recovered do
+//!   not answer. A minority of the old voters can do nothing by itself. A *majority* of them, all started again
+//!   with their old data, elects a leader of the old cluster: two clusters take writes then. That is for the
+//!   operator to prevent, who has declared them lost for good.
 //! - Raft never runs while a plan stands.
 
 mod peers_file;
