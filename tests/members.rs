@@ -277,7 +277,7 @@ fn credentials_count_on_the_way_to_the_leader() {
     let join = ["-join", first.raft_addr(), "-join-attempts", "1"];
     let (code, log) = ends(&[&auth[..], &join].concat(), &TempDir::new().unwrap());
     assert_eq!(code, Some(1), "nobody may not join: {log}");
-    assert!(log.contains("remote join not authorized"), "{log}");
+    assert!(log.contains("remote join not authorized (did you forget to set -join-as?)"), "{log}");
     let second = member("2").flags(auth).flags(join).flags(["-join-as", "admin"]).start();
     // A node that asks nobody for a password: the leader still does.
     let third = member("3").flags(join).flags(["-raft-non-voter"]).errors_expected();
@@ -293,6 +293,39 @@ fn credentials_count_on_the_way_to_the_leader() {
     assert_eq!(send(&second, "/db/execute?queue&wait", insert, ADMIN).status, 200);
     let seen = send(&second, "/db/query?level=strong", r#"["SELECT count(*) FROM t"]"#, EVE).json();
     assert_eq!(seen["results"][0]["values"][0][0], 1, "{seen}");
+}
+
+#[test]
+fn a_node_joins_with_a_password_whose_hash_alone_is_in_the_credentials_file() {
+    // Argon2id of "sesame", as cheap as it can be.
+    const HASH: &str = "$argon2id$v=19$m=64,t=1,p=1$MDEyMzQ1Njc4OWFiY2RlZg$\
+         OQp8YeMUBvG4x+00oVFI7kWaxTZR2gt4mcips6gwLvc";
+    let place = TempDir::new().unwrap();
+    let users = place.path().join("users.json");
+    let listed = json!([
+        { "username": "node", "password": HASH, "perms": ["join", "query", "status", "ready"] },
+        { "username": "*", "perms": ["status", "ready"] },
+    ]);
+    fs::write(&users, listed.to_string()).unwrap();
+    let (right, wrong) = (place.path().join("right"), place.path().join("wrong"));
+    fs::write(&right, "sesame\n").unwrap();
+    fs::write(&wrong, "simsim\n").unwrap();
+    let auth = ["-auth", users.to_str().unwrap()];
+    let first = member("1").flags(auth).start();
+    let join = ["-join", first.raft_addr(), "-join-attempts", "1", "-join-as", "node"];
+    let refused = |more: &[&str], sentence: &str| {
+        let (code, log) = ends(&[&auth[..], &join, more].concat(), &TempDir::new().unwrap());
+        assert_eq!(code, Some(1), "{log}");
+        assert!(log.contains(sentence), "{sentence:?} not in\n{log}");
+        assert!(!log.contains("did you forget"), "{log}");
+    };
+    refused(&[], "give the password itself with -join-as-password-file");
+    refused(&["-join-as-password-file", wrong.to_str().unwrap()], "remote join not authorized");
+    refused(&["-join-as-password-file", "/nowhere"], "failed to read the password file /nowhere");
+    let file = ["-join-as-password-file", right.to_str().unwrap()];
+    let second = member("2").flags(auth).flags(join).flags(file).start();
+    assert_eq!(status(&second, "store.leader.node_id"), "1");
+    wait("it does not vote", || status(&second, "store.quorum.voters") == json!(["1", "2"]));
 }
 
 #[test]
