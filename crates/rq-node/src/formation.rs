@@ -1,29 +1,36 @@
-//! How a node comes to belong to a cluster: founding one alone, joining one, or founding one together.
+//! How a node comes to belong to a cluster: founding one alone, joining one, or founding one together (`founding`).
 //!
-//! # Founding together (`-bootstrap-expect`)
-//! Nodes announce themselves to each other again and again. Who has heard of as many as expected, and has the smallest
-//! name among them, asks each of the others to agree, under a new cluster id. A node that has no past agrees to one
-//! founder at a time ([`AGREEMENT`]), notes the cluster's id durably, and from then on listens to Raft messages of that
-//! cluster only. The cluster is founded only when all have agreed. So of two groups that overlap at most one gets
-//! a majority to listen to it: the nodes in both listen to one of them.
+//! # For good
+//! A node without a past may note one cluster's id after another while a cluster is being founded. The one that it founds or
+//! joins, or whose Raft speaks to it, is settled (`identity`): nothing takes it into another one from then on.
 //!
 //! # New addresses
-//! A member that starts at another address than the membership has tells those it was told of, which dial it there from then
-//! on. So a majority finds itself even if all were given new addresses; then each asks the leader to store its own.
+//! A member that starts tells the other members and those it was told of where it is, and they dial it there from then on. So
+//! a majority finds itself even if all were given new addresses; then each asks the leader to store its own. And an address
+//! that was mistyped once is forgotten when the node comes back with the right one.
 //!
 //! # Joining
-//! Each address is asked in turn; a node that does not lead names the leader, which is asked next. What the leader answers
-//! is final. A node that was a member already only makes sure of it, so the same flags serve for every start.
+//! All addresses are asked at once who is there, so that silent ones cost their time once. Those that answer are asked to take
+//! this node, one after the other; a node that does not lead names the leader, which is asked next. What the leader
+//! answers is final. A node that was a member already only makes sure of it, so the same flags serve for every start.
 
-use std::{collections::BTreeMap, sync::Mutex, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    pin::pin,
+    time::Duration,
+};
 
+use futures_util::{
+    StreamExt as _,
+    future::{Either, join_all, select},
+    stream::FuturesUnordered,
+};
 use rq_security::Credentials;
-use tokio::time::Instant;
 
 use crate::{
     Error, Node,
+    membership::check_words,
     node::Inner,
-    progress::lock,
     raft::Peer,
     service::{
         client::unexpected,
@@ -33,10 +40,11 @@ use crate::{
 
 /// How often a joining node is sent on to another leader before it gives up on an address.
 const REDIRECTS_MAX: usize = 10;
-/// How long a node may take to answer a join, an announcement or a question of a founder.
-const ASK_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long an agreement to found a cluster excludes others, if nothing comes of it.
-const AGREEMENT: Duration = Duration::from_secs(15);
+/// How long the leader may take to make a node a member.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a node may take to say that it is there, to take note of an announcement or to agree to found a cluster. One
+/// that takes longer counts as absent until the next pass.
+pub(crate) const GREETING_TIMEOUT: Duration = Duration::from_secs(2);
 /// The time between two passes of founding together, at least; as much again is random.
 const PASS_INTERVAL: Duration = Duration::from_millis(300);
 
@@ -69,22 +77,6 @@ pub enum Formation {
     },
 }
 
-/// What a pristine node knows of others that would found a cluster with it.
-#[derive(Debug, Default)]
-pub(crate) struct Founding {
-    state: Mutex<FoundingState>,
-}
-
-#[derive(Debug, Default)]
-struct FoundingState {
-    /// How many are to found the cluster; 0 on a node that does not take part.
-    expect: usize,
-    /// Who has announced itself, by name.
-    heard: BTreeMap<String, Newcomer>,
-    /// The founder this node has agreed to, and until when it agrees to no other.
-    agreed: Option<(String, Instant)>,
-}
-
 impl Node {
     /// Comes to belong to a cluster, as told. Returns once it does, or when its peers are to be waited for.
     ///
@@ -93,12 +85,16 @@ impl Node {
     pub async fn form(&self, formation: &Formation) -> Result<(), String> {
         let inner = self.inner();
         match formation {
-            Formation::Alone => inner.stand_alone().await.map_err(|error| error.to_string()),
+            Formation::Alone => {
+                if !inner.consensus.is_alone() {
+                    inner.announce(&[], None).await;
+                }
+                inner.stand_alone().await.map_err(|error| error.to_string())
+            }
             Formation::Join { addresses, attempts, interval, credentials } => {
                 inner.refuse_join_of_single_node()?;
                 for attempt in 1..=*attempts {
-                    inner.tell_new_address(addresses, credentials.as_ref()).await;
-                    if inner.join_through(addresses, credentials.as_ref()).await {
+                    if inner.join_loudly(addresses, credentials.as_ref()).await {
                         return Ok(());
                     }
                     if inner.progress.is_stopping() {
@@ -141,8 +137,8 @@ impl Inner {
             ));
         }
         tracing::info!(component = "store", "bootstrapping single new node");
-        let id = self.cluster.id().unwrap_or_else(|| self.new_cluster_id());
-        self.cluster.adopt(&id, true).map_err(Error::Membership)?;
+        // Always a new one: what is noted may be the id of a cluster that others found without this node.
+        self.cluster.settle(&self.new_cluster_id(), true).map_err(Error::Membership)?;
         self.consensus.found(BTreeMap::from([(self.raft_id, self.own_peer())])).await
     }
 
@@ -158,51 +154,135 @@ impl Inner {
         Ok(())
     }
 
-    /// One pass over the addresses; true once a leader has taken this node.
-    async fn join_through(&self, addresses: &[String], credentials: Option<&Credentials>) -> bool {
-        for address in addresses {
-            match self.join_at(address, credentials).await {
-                Ok(at) => {
-                    tracing::info!(
-                        component = "cluster-join",
-                        "successfully joined cluster at {at}"
-                    );
-                    return true;
+    /// One pass, with a word for each address that it came to nothing with; true once a leader has taken this node.
+    async fn join_loudly(&self, addresses: &[String], credentials: Option<&Credentials>) -> bool {
+        let failures = match self.join_and_announce(addresses, credentials).await {
+            Ok(at) => {
+                tracing::info!(component = "cluster-join", "successfully joined cluster at {at}");
+                return true;
+            }
+            Err(failures) => failures,
+        };
+        for (address, error) in failures {
+            let hint = match error {
+                Error::Unauthorized(_) if credentials.is_none() => {
+                    " (did you forget to set -join-as?)"
                 }
-                Err(error) => tracing::warn!(
-                    component = "cluster-join",
-                    "failed to join via node at {address}: {error}"
-                ),
+                _ => "",
+            };
+            tracing::warn!(
+                component = "cluster-join",
+                "failed to join via node at {address}: {error}{hint}"
+            );
+        }
+        false
+    }
+
+    /// As [`Self::join_loudly`], without a word for each address that does not answer yet.
+    async fn join_quietly(&self, addresses: &[String], credentials: Option<&Credentials>) -> bool {
+        let failures = match self.join_and_announce(addresses, credentials).await {
+            Ok(at) => {
+                tracing::info!(
+                    component = "cluster-bootstrap",
+                    "succeeded directly joining cluster via node at {at} as {}",
+                    if self.options.replica { "NON_VOTER" } else { "VOTER" }
+                );
+                return true;
+            }
+            Err(failures) => failures,
+        };
+        for (address, error) in failures {
+            if !matches!(error, Error::Unreachable(_) | Error::LeaderNotFound | Error::NotOpen) {
+                self.notices.warn(
+                    "cluster-bootstrap",
+                    &format!("joining via node at {address} was refused: {error}"),
+                );
             }
         }
         false
     }
 
-    /// Asks at `address`, and wherever it is sent on to; gives the address of the leader that took it.
+    /// Joins through any of the addresses, and tells them meanwhile that this node is here. Gives the address of the
+    /// leader that took it, or why it came to nothing with each.
+    async fn join_and_announce(
+        &self,
+        addresses: &[String],
+        credentials: Option<&Credentials>,
+    ) -> Result<String, Vec<(String, Error)>> {
+        let announcing = pin!(self.announce(addresses, credentials));
+        let joining = pin!(self.join_through(addresses, credentials));
+        match select(joining, announcing).await {
+            Either::Left((Ok(at), _)) => Ok(at),
+            Either::Left((failed, announcing)) => {
+                announcing.await;
+                failed
+            }
+            Either::Right(((), joining)) => joining.await,
+        }
+    }
+
+    async fn join_through(
+        &self,
+        addresses: &[String],
+        credentials: Option<&Credentials>,
+    ) -> Result<String, Vec<(String, Error)>> {
+        let looks = addresses.iter().map(|address| async move {
+            (address, self.client.metadata(address, GREETING_TIMEOUT).await)
+        });
+        let mut looks: FuturesUnordered<_> = looks.collect();
+        let mut silent = BTreeSet::new();
+        let mut failures = Vec::new();
+        while let Some((address, look)) = looks.next().await {
+            let joined = match look {
+                Ok(_) => self.join_at(address, credentials, &mut silent).await,
+                Err(error) => Err(error),
+            };
+            match joined {
+                Ok(at) => return Ok(at),
+                Err(error) => failures.push((address.clone(), error)),
+            }
+        }
+        Err(failures)
+    }
+
+    /// Asks at `address`, and wherever it is sent on to, but not where somebody was `silent` in this pass; gives the
+    /// address of the leader that took it.
     async fn join_at(
         &self,
         address: &str,
         credentials: Option<&Credentials>,
+        silent: &mut BTreeSet<String>,
     ) -> Result<String, Error> {
         let mut at = address.to_owned();
         for _ in 0..REDIRECTS_MAX {
             let ask = Ask::Join(self.newcomer().await?);
-            match self.client.ask(&at, ask, credentials.cloned(), ASK_TIMEOUT).await {
+            match self.client.ask(&at, ask, credentials.cloned(), JOIN_TIMEOUT).await {
                 Ok(Answer::Joined { cluster, already: _ }) => {
                     let pristine = !self.consensus.is_initialized().await?;
-                    self.cluster.adopt(&cluster, pristine).map_err(Error::Membership)?;
+                    self.cluster.settle(&cluster, pristine).map_err(Error::Membership)?;
                     return Ok(at);
                 }
                 Ok(other) => return Err(unexpected(&at, &other)),
-                Err(Error::NotLeader { leader: Some(leader) }) => at = leader.raft_addr,
-                Err(error) => return Err(error),
+                Err(Error::NotLeader { leader: Some(leader) }) => {
+                    if silent.contains(&leader.raft_addr) {
+                        let sentence = format!("the leader, {}, does not answer", leader.raft_addr);
+                        return Err(Error::Unreachable(sentence));
+                    }
+                    at = leader.raft_addr;
+                }
+                Err(error) => {
+                    if matches!(error, Error::Unreachable(_) | Error::OutcomeUnknown(_)) {
+                        silent.insert(at);
+                    }
+                    return Err(error);
+                }
             }
         }
         Err(Error::Membership("max redirects exceeded".to_owned()))
     }
 
     /// This node, as it presents itself to others.
-    async fn newcomer(&self) -> Result<Newcomer, Error> {
+    pub(crate) async fn newcomer(&self) -> Result<Newcomer, Error> {
         let member = self.consensus.is_initialized().await?;
         Ok(Newcomer {
             name: self.node_id.clone(),
@@ -222,7 +302,7 @@ impl Inner {
         expect: usize,
         credentials: Option<&Credentials>,
     ) -> Result<(), String> {
-        lock(&self.founding.state).expect = expect;
+        self.founding.expect(expect);
         loop {
             if self.progress.is_stopping() {
                 return Err("stopped while forming a cluster".to_owned());
@@ -230,15 +310,13 @@ impl Inner {
             if self.consensus.leader().is_some() && !self.has_moved() {
                 return Ok(());
             }
-            self.tell_new_address(addresses, credentials).await;
             if self.join_quietly(addresses, credentials).await {
                 return Ok(());
             }
-            if !self.options.replica {
-                self.announce(addresses, credentials).await;
-                if let Err(error) = self.found_if_all_are_here(credentials).await {
-                    tracing::info!(component = "cluster-bootstrap", "not founded yet: {error}");
-                }
+            if !self.options.replica
+                && let Err(error) = self.found_if_all_are_here(credentials).await
+            {
+                tracing::info!(component = "cluster-bootstrap", "not founded yet: {error}");
             }
             let random = self.random_below(PASS_INTERVAL);
             let changed = self.leader_known();
@@ -252,45 +330,39 @@ impl Inner {
         while self.consensus.leader().is_none() && changes.next().await {}
     }
 
-    /// As [`Self::join_through`], without a word for each address that does not answer yet.
-    async fn join_quietly(&self, addresses: &[String], credentials: Option<&Credentials>) -> bool {
-        for address in addresses {
-            match self.join_at(address, credentials).await {
-                Ok(at) => {
-                    tracing::info!(
-                        component = "cluster-bootstrap",
-                        "succeeded directly joining cluster via node at {at} as {}",
-                        if self.options.replica { "NON_VOTER" } else { "VOTER" }
-                    );
-                    return true;
-                }
-                Err(Error::Unreachable(_) | Error::LeaderNotFound | Error::NotOpen) => {}
-                Err(error) => self.notices.warn(
-                    "cluster-bootstrap",
-                    &format!("joining via node at {address} was refused: {error}"),
-                ),
-            }
-        }
-        false
-    }
-
-    /// Tells everybody that this node is here, itself among them.
+    /// Tells all at these addresses that this node is here, and the other members if it is one. A founder tells itself.
     async fn announce(&self, addresses: &[String], credentials: Option<&Credentials>) {
         let Ok(own) = self.newcomer().await else { return };
-        if own.cluster.is_none() {
-            self.hear(own.clone());
+        if own.cluster.is_none() && !own.replica {
+            self.hear_of_itself(own.clone());
         }
-        for address in addresses.iter().filter(|address| **address != own.raft_addr) {
+        let members = self.consensus.members().into_iter();
+        let members = members.map(|member| self.dialled(member.raft_id, &member.peer));
+        let mut to: BTreeSet<String> = addresses.iter().cloned().chain(members).collect();
+        to.remove(&own.raft_addr);
+        let announcements = to.into_iter().map(|address| {
             let ask = Ask::Notify(own.clone());
-            if let Err(error) =
-                self.client.ask(address, ask, credentials.cloned(), ASK_TIMEOUT).await
-            {
-                tracing::debug!(
-                    component = "cluster-bootstrap",
-                    "{address} could not be notified: {error}"
-                );
+            async move {
+                let answer =
+                    self.client.ask(&address, ask, credentials.cloned(), GREETING_TIMEOUT).await;
+                match answer {
+                    Err(error @ Error::Membership(_)) => self.notices.warn(
+                        "cluster-bootstrap",
+                        &format!("{address} takes no notice of this node: {error}"),
+                    ),
+                    Err(error) => tracing::debug!(
+                        component = "cluster-bootstrap",
+                        "{address} could not be notified: {error}"
+                    ),
+                    Ok(_) => {}
+                }
             }
-        }
+        });
+        join_all(announcements).await;
+    }
+
+    fn dialled(&self, raft_id: u64, peer: &Peer) -> String {
+        self.cluster.address(raft_id, &peer.raft_addr)
     }
 
     /// Whether the membership has this node at another address.
@@ -300,117 +372,29 @@ impl Inner {
         own.is_some_and(|own| own.peer.raft_addr != self.options.raft_addr)
     }
 
-    /// A member that was given another address tells the others: if all were, none could be found otherwise.
-    async fn tell_new_address(&self, addresses: &[String], credentials: Option<&Credentials>) {
-        if self.has_moved() {
-            self.announce(addresses, credentials).await;
-        }
-    }
-
-    /// Another node is here: it would found a cluster, or is a member that was given another address.
+    /// Another node is here: it would found a cluster, or is a member that says where it is.
     ///
     /// # Errors
-    /// Raft has ended.
+    /// Raft has ended; no cluster can be founded with it; its address cannot be dialled from here.
     pub(crate) async fn notified(&self, newcomer: Newcomer) -> Result<(), Error> {
         if !self.consensus.is_initialized().await? {
-            self.hear(newcomer);
-            return Ok(());
+            return self.hear(newcomer);
         }
-        let same_cluster = newcomer.cluster.is_some_and(|theirs| self.cluster.is(&theirs));
+        let same_cluster = newcomer.cluster.as_ref().is_some_and(|theirs| self.cluster.is(theirs));
         let members = self.consensus.members();
         let known = members.iter().find(|member| member.raft_id == newcomer.raft_id);
-        if same_cluster && known.is_some_and(|known| known.peer.raft_addr != newcomer.raft_addr) {
+        let Some(known) = known.filter(|_| same_cluster) else { return Ok(()) };
+        if self.dialled(known.raft_id, &known.peer) != newcomer.raft_addr {
+            check_words(&newcomer)?;
+            self.client.resolve(&newcomer.raft_addr).await?;
             tracing::info!(
                 component = "store",
                 "node {} says that it is at {} now",
-                newcomer.name,
+                known.peer.name,
                 newcomer.raft_addr
             );
             self.cluster.note_address(newcomer.raft_id, &newcomer.raft_addr);
         }
-        Ok(())
-    }
-
-    fn hear(&self, newcomer: Newcomer) {
-        let mut founding = lock(&self.founding.state);
-        if founding.expect > 0 && !newcomer.replica && newcomer.cluster.is_none() {
-            founding.heard.insert(newcomer.name.clone(), newcomer);
-        }
-    }
-
-    /// Founds the cluster if as many as expected are here and it falls to this node.
-    async fn found_if_all_are_here(&self, credentials: Option<&Credentials>) -> Result<(), Error> {
-        let founders = {
-            let founding = lock(&self.founding.state);
-            if founding.heard.len() < founding.expect {
-                return Ok(());
-            }
-            let founders: Vec<Newcomer> =
-                founding.heard.values().take(founding.expect).cloned().collect();
-            founders
-        };
-        if founders.first().is_none_or(|first| first.name != self.node_id)
-            || self.consensus.is_initialized().await?
-        {
-            return Ok(());
-        }
-        let cluster = self.new_cluster_id();
-        let founder = self.newcomer().await?;
-        for other in &founders {
-            let agreed = if other.raft_id == self.raft_id {
-                self.agree_to_found(founder.clone(), &cluster).await
-            } else {
-                let ask = Ask::Found { founder: founder.clone(), cluster: cluster.clone() };
-                let answer =
-                    self.client.ask(&other.raft_addr, ask, credentials.cloned(), ASK_TIMEOUT).await;
-                answer.map(drop)
-            };
-            if let Err(error) = agreed {
-                // It will announce itself again if it is still there.
-                if other.raft_id != self.raft_id {
-                    lock(&self.founding.state).heard.remove(&other.name);
-                }
-                return Err(error);
-            }
-        }
-        let members = founders.into_iter().map(|founder| {
-            let Newcomer { name, raft_id, raft_addr, api_url, .. } = founder;
-            (raft_id, Peer { name, raft_addr, api_url, replica: false })
-        });
-        let members: BTreeMap<u64, Peer> = members.collect();
-        tracing::info!(
-            component = "cluster-bootstrap",
-            "expected number of nodes ({}) is here, founding cluster {cluster}",
-            members.len()
-        );
-        self.consensus.found(members).await
-    }
-
-    /// Agrees to belong to the cluster that another node founds, if it has no past and has not agreed to somebody else.
-    ///
-    /// # Errors
-    /// Why not.
-    pub(crate) async fn agree_to_found(
-        &self,
-        founder: Newcomer,
-        cluster: &str,
-    ) -> Result<(), Error> {
-        let refuse = |reason: String| Err(Error::Membership(reason));
-        if self.consensus.is_initialized().await? {
-            return refuse(format!("node {} is a member of a cluster already", self.node_id));
-        }
-        let mut founding = lock(&self.founding.state);
-        if founding.expect == 0 {
-            return refuse(format!("node {} does not found a cluster", self.node_id));
-        }
-        if let Some((name, until)) = &founding.agreed
-            && *name != founder.name
-            && Instant::now() < *until
-        {
-            return refuse(format!("node {} has agreed with node {name}", self.node_id));
-        }
-        self.cluster.adopt(cluster, true).map_err(Error::Membership)?;
-        founding.agreed = Some((founder.name, Instant::now() + AGREEMENT));
         Ok(())
     }
 }

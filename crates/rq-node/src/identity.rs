@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use rq_storage::{DataDirectory, Identity, NodeIdentity};
@@ -18,14 +21,16 @@ pub(crate) struct Cluster {
     /// Its number in Raft, fresh per data directory.
     pub(crate) raft_id: u64,
     id: RwLock<Option<String>>,
+    /// Whether the id stays what it is as long as this process runs: written and read under the lock of the id alone.
+    settled: AtomicBool,
     directory: Mutex<Option<DataDirectory>>,
-    /// Where members are that have moved since this node was started, by their numbers: where they say they are, because after all
-    /// nodes were given new addresses the membership cannot be told before they have found each other; or what the membership was told.
+    /// Where members are that have moved since this node was started, by their numbers, as was said last: by themselves, because after
+    /// all nodes were given new addresses the membership cannot be told before they have found each other; or by the membership.
     moved: RwLock<BTreeMap<u64, String>>,
 }
 
 impl Cluster {
-    /// Notes where a member has moved to.
+    /// Notes where a member is, whatever was said before.
     pub(crate) fn note_address(&self, raft_id: u64, address: &str) {
         let mut moved = self.moved.write().unwrap_or_else(PoisonError::into_inner);
         moved.insert(raft_id, address.to_owned());
@@ -48,15 +53,50 @@ impl Cluster {
     }
 
     /// Belongs to a cluster from now on, durably. A member never changes it; a `pristine` node, which has no vote
-    /// and no log, may have named a cluster that was never founded.
+    /// and no log, may have named a cluster that was never founded. What is [settled](Self::settle) stays.
     ///
     /// # Errors
     /// It is a member of another one, or the disk refuses.
     pub(crate) fn adopt(&self, cluster: &str, pristine: bool) -> Result<(), String> {
+        self.adopt_into(
+            &mut self.id.write().unwrap_or_else(PoisonError::into_inner),
+            cluster,
+            pristine,
+        )
+    }
+
+    /// As [`Self::adopt`], and for good: this node founds or has joined that cluster, or is about to do what that
+    /// cluster's Raft asks of it. Whether a node is pristine is looked at earlier; what it does in between, it does
+    /// for a cluster that is settled.
+    ///
+    /// # Errors
+    /// As [`Self::adopt`].
+    pub(crate) fn settle(&self, cluster: &str, pristine: bool) -> Result<(), String> {
         let mut id = self.id.write().unwrap_or_else(PoisonError::into_inner);
+        self.adopt_into(&mut id, cluster, pristine)?;
+        self.settled.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether this node belongs to the cluster of this id; if so, for good. Cheap.
+    pub(crate) fn settle_if_of(&self, cluster: &str) -> bool {
+        let id = self.id.read().unwrap_or_else(PoisonError::into_inner);
+        let is_of = id.as_deref() == Some(cluster);
+        if is_of {
+            self.settled.store(true, Ordering::Relaxed);
+        }
+        is_of
+    }
+
+    fn adopt_into(
+        &self,
+        id: &mut Option<String>,
+        cluster: &str,
+        pristine: bool,
+    ) -> Result<(), String> {
         match id.as_deref() {
             Some(own) if own == cluster => return Ok(()),
-            Some(own) if !pristine => {
+            Some(own) if !pristine || self.settled.load(Ordering::Relaxed) => {
                 return Err(format!("it belongs to cluster {cluster}, this node to {own}"));
             }
             _ => {}
@@ -144,6 +184,7 @@ pub(crate) fn open(
         name: identity.node_id,
         raft_id: identity.incarnation,
         id: RwLock::new(identity.cluster_id),
+        settled: AtomicBool::new(false),
         directory: Mutex::new(Some(directory)),
         moved: RwLock::default(),
     };

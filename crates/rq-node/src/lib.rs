@@ -34,6 +34,7 @@ pub mod internode;
 mod disk_watch;
 mod formation;
 mod forward;
+mod founding;
 mod membership;
 mod observer;
 mod peers;

@@ -29,20 +29,25 @@ const HANDOVER_TIMEOUT: Duration = Duration::from_secs(5);
 const GLANCE: Duration = Duration::from_millis(20);
 /// The keeper looks this often, and whenever Raft reports a change.
 const KEEPER_INTERVAL: Duration = Duration::from_millis(250);
+/// The longest name and the longest address a node may have, in bytes; one with more is refused.
+const WORD_BYTES_MAX: usize = 1024;
+/// The longest URL of an API, in bytes; a node with a longer one is refused.
+const URL_BYTES_MAX: usize = 4096;
 /// A member this many entries behind counts as caught up: the rest arrives while it is being promoted.
 const CAUGHT_UP_ENTRIES: u64 = 64;
 
 impl Inner {
-    /// Takes a newcomer into the cluster.
+    /// Takes a newcomer into the cluster, on behalf of somebody who `may` let nodes join.
     ///
     /// # Errors
     /// This node does not lead, or the newcomer cannot belong to this cluster.
-    pub(crate) async fn join(&self, newcomer: Newcomer) -> Result<Answer, Error> {
+    pub(crate) async fn join(&self, newcomer: Newcomer, may: MayJoin) -> Result<Answer, Error> {
         if !self.consensus.leads() {
             return Err(self.not_leader());
         }
         let cluster = self.cluster.id().ok_or(Error::LeaderNotFound)?;
-        self.check_newcomer(&newcomer, &cluster)?;
+        check_newcomer(&newcomer, &cluster)?;
+        self.client.resolve(&newcomer.raft_addr).await?;
         let _one_at_a_time = self.joins.lock().await;
         let deadline = Instant::now() + CHANGE_TIMEOUT;
         let members = self.consensus.members();
@@ -61,7 +66,22 @@ impl Inner {
                 peer.raft_addr
             )));
         }
-        match members.iter().find(|member| member.peer.name == peer.name) {
+        // openraft would leave the other one as it is, and say that it is done.
+        if let Some(other) = members
+            .iter()
+            .find(|member| member.raft_id == newcomer.raft_id && member.peer.name != peer.name)
+        {
+            return Err(Error::Membership(format!(
+                "node {} is a member under the name {}",
+                peer.name, other.peer.name
+            )));
+        }
+        let known = members.iter().find(|member| member.peer.name == peer.name);
+        let votes = |known: &RaftMember| known.voter || !known.peer.replica;
+        if may == MayJoin::Replicas && (!peer.replica || known.is_some_and(votes)) {
+            return Err(Error::Unauthorized("join".to_owned()));
+        }
+        match known {
             Some(known) if known.raft_id == newcomer.raft_id => {
                 self.rejoin(known, peer, cluster, deadline).await
             }
@@ -87,38 +107,6 @@ impl Inner {
         }
     }
 
-    fn check_newcomer(&self, newcomer: &Newcomer, cluster: &str) -> Result<(), Error> {
-        let refuse = |reason: String| Err(Error::Membership(reason));
-        let name = &newcomer.name;
-        if name.is_empty() || newcomer.raft_addr.is_empty() || newcomer.raft_id == 0 {
-            return refuse("a node that joins needs an id, a number and an address".to_owned());
-        }
-        if let Some(theirs) = &newcomer.cluster
-            && theirs != cluster
-        {
-            return refuse(format!(
-                "node {name} holds data of cluster {theirs}, this is cluster {cluster}; start it with an \
-                 empty data directory if its data is not needed"
-            ));
-        }
-        if newcomer.epoch != rq_sqlite::ENGINE_EPOCH {
-            return refuse(format!(
-                "node {name} runs engine epoch {}, this cluster epoch {}; use the program the other nodes run",
-                newcomer.epoch,
-                rq_sqlite::ENGINE_EPOCH
-            ));
-        }
-        if newcomer.format < u32::from(crate::command::FORMAT) {
-            return refuse(format!(
-                "node {name} understands log entries up to format {}, this cluster writes format {}; use a \
-                 newer program there",
-                newcomer.format,
-                crate::command::FORMAT
-            ));
-        }
-        Ok(())
-    }
-
     /// A member that is one already, perhaps at another address.
     async fn rejoin(
         &self,
@@ -129,6 +117,8 @@ impl Inner {
     ) -> Result<Answer, Error> {
         // A member stays what it is; to change that it is removed and joins again.
         let peer = Peer { replica: known.peer.replica, ..peer };
+        // Whatever it said of its address before.
+        self.cluster.note_address(known.raft_id, &peer.raft_addr);
         if peer == known.peer {
             self.metrics.ignored_joins.add(1);
             tracing::info!(
@@ -207,10 +197,10 @@ impl Inner {
         Ok(())
     }
 
-    /// Hands leadership over, and waits until another node leads.
+    /// Hands leadership over, and waits until the named node leads, or without a name any other.
     ///
     /// # Errors
-    /// This node does not lead, there is nobody to lead, or nobody took over in time.
+    /// This node does not lead, there is nobody to lead, or nobody took over in time, or another than was named did.
     pub(crate) async fn step_down_here(&self, target: Option<&str>) -> Result<(), Error> {
         if !self.consensus.leads() {
             return Err(self.not_leader());
@@ -221,8 +211,17 @@ impl Inner {
         self.consensus.transfer(to.raft_id).await?;
         loop {
             let view = self.consensus.view();
-            if !view.leads && view.term > term && view.leader.is_some() {
-                return Ok(());
+            if !view.leads
+                && view.term > term
+                && let Some(leader) = view.leader
+            {
+                if target.is_none_or(|target| leader.id == target) {
+                    return Ok(());
+                }
+                return Err(Error::Membership(format!(
+                    "node {} did not take leadership over, node {} did",
+                    to.peer.name, leader.id
+                )));
             }
             if Instant::now() >= deadline {
                 return Err(Error::Membership(format!(
@@ -262,6 +261,87 @@ impl Inner {
     }
 }
 
+/// Who may be let in on whose behalf.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MayJoin {
+    /// Whoever comes.
+    Everybody,
+    /// Read replicas, but not under the name of a node that votes: they would take its place.
+    Replicas,
+}
+
+/// Whether a node can be a member of this cluster.
+///
+/// # Errors
+/// Why not.
+fn check_newcomer(newcomer: &Newcomer, cluster: &str) -> Result<(), Error> {
+    check_words(newcomer)?;
+    if let Some(theirs) = &newcomer.cluster
+        && theirs != cluster
+    {
+        let name = &newcomer.name;
+        return Err(Error::Membership(format!(
+            "node {name} holds data of cluster {theirs}, this is cluster {cluster}; start it with an \
+             empty data directory if its data is not needed"
+        )));
+    }
+    check_program(newcomer)
+}
+
+/// Whether a node says who and where it is, and not too much.
+///
+/// # Errors
+/// What is wrong.
+pub(crate) fn check_words(newcomer: &Newcomer) -> Result<(), Error> {
+    let Newcomer { name, raft_id, raft_addr, api_url, cluster, .. } = newcomer;
+    let refuse = |reason: &str| Err(Error::Membership(reason.to_owned()));
+    if name.is_empty() || raft_addr.is_empty() || *raft_id == 0 {
+        return refuse("a node that joins needs an id, a number and an address");
+    }
+    let cluster_bytes = cluster.as_ref().map_or(0, String::len);
+    if name.len().max(raft_addr.len()).max(cluster_bytes) > WORD_BYTES_MAX {
+        return refuse(&format!("ids and addresses of nodes have at most {WORD_BYTES_MAX} bytes"));
+    }
+    if api_url.len() > URL_BYTES_MAX {
+        return refuse(&format!("the URL of a node's API has at most {URL_BYTES_MAX} bytes"));
+    }
+    Ok(())
+}
+
+/// Whether a node runs a program that can be of one cluster with this one: it computes the same results and reads
+/// what is written here.
+///
+/// # Errors
+/// What to do.
+pub(crate) fn check_program(newcomer: &Newcomer) -> Result<(), Error> {
+    let refuse = |reason: String| Err(Error::Membership(reason));
+    let name = &newcomer.name;
+    if newcomer.epoch != rq_sqlite::ENGINE_EPOCH {
+        return refuse(format!(
+            "node {name} runs engine epoch {}, this cluster epoch {}; use the program the other nodes run",
+            newcomer.epoch,
+            rq_sqlite::ENGINE_EPOCH
+        ));
+    }
+    if newcomer.format < u32::from(crate::command::FORMAT) {
+        return refuse(format!(
+            "node {name} understands log entries up to format {}, this cluster writes format {}; use a \
+             newer program there",
+            newcomer.format,
+            crate::command::FORMAT
+        ));
+    }
+    Ok(())
+}
+
+/// Whether a member is to get its vote now: it wants one, has caught up up to the `last` entry, and is there.
+fn is_to_vote_now(member: &RaftMember, last: u64, silence_max: Duration) -> bool {
+    let caught_up =
+        member.matched.is_some_and(|matched| matched > 0 && matched + CAUGHT_UP_ENTRIES >= last);
+    let is_there = member.silent_for.is_some_and(|silent| silent <= silence_max);
+    !member.voter && !member.peer.replica && caught_up && is_there
+}
+
 /// The keeper: on the leader it finishes what an earlier one left half done, promotes members that have caught up, removes
 /// those that were gone for too long, and says who fell silent.
 pub(crate) async fn keep(inner: Weak<Inner>) {
@@ -292,15 +372,22 @@ pub(crate) async fn keep(inner: Weak<Inner>) {
 }
 
 impl Inner {
+    /// A member that has not answered for longer counts as silent.
+    fn silence_max(&self) -> Duration {
+        self.options.timing.election_timeout.max(KEEPER_INTERVAL) * 2
+    }
+
     /// Says once when a member falls silent, and once when it is back.
     fn tell_silent(&self, silent: &mut BTreeSet<u64>) {
-        let limit = self.options.timing.election_timeout.max(KEEPER_INTERVAL) * 2;
+        let limit = self.silence_max();
         for member in self.consensus.members() {
             let Peer { name, raft_addr, .. } = &member.peer;
             let quiet = member.raft_id != self.raft_id
                 && member.silent_for.is_none_or(|time| time > limit)
                 && self.leading_since() > limit;
             if quiet && silent.insert(member.raft_id) {
+                // Where it said to be it is not; perhaps it never was.
+                self.cluster.note_address(member.raft_id, raft_addr);
                 self.metrics.failed_heartbeats.add(1);
                 tracing::warn!(
                     component = "store",
@@ -323,12 +410,9 @@ impl Inner {
             return;
         }
         let last = self.log.state().last.map_or(0, |last| last.index);
+        let silence_max = self.silence_max();
         for member in self.consensus.members() {
-            let due = !member.voter
-                && !member.peer.replica
-                && member
-                    .matched
-                    .is_some_and(|matched| matched > 0 && matched + CAUGHT_UP_ENTRIES >= last);
+            let due = is_to_vote_now(&member, last, silence_max);
             if !due {
                 continue;
             }
@@ -379,6 +463,33 @@ impl Inner {
                     tracing::warn!(component = "store", "node {name} could not be reaped: {error}");
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_caught_up_gets_its_vote_if_it_is_there() {
+        let limit = Duration::from_secs(2);
+        let here = Some(Duration::from_millis(100));
+        let rows = [
+            (false, false, Some(1000), here, true),
+            (false, false, Some(1000 - CAUGHT_UP_ENTRIES), here, true),
+            (false, false, Some(999 - CAUGHT_UP_ENTRIES), here, false),
+            (false, false, Some(1000), Some(limit * 2), false),
+            (false, false, Some(1000), None, false),
+            (false, false, Some(0), here, false),
+            (false, false, None, here, false),
+            (false, true, Some(1000), here, false),
+            (true, false, Some(1000), here, false),
+        ];
+        for (voter, replica, matched, silent_for, expected) in rows {
+            let peer = Peer { replica, ..Peer::default() };
+            let member = RaftMember { raft_id: 1, peer, voter, matched, silent_for };
+            assert_eq!(is_to_vote_now(&member, 1000, limit), expected, "{member:?}");
         }
     }
 }

@@ -94,7 +94,7 @@ impl RaftAnswers {
 ///
 /// # Errors
 /// Why it is not.
-pub(super) fn admit(own: &Cluster, header: &Header) -> Result<(), String> {
+pub(crate) fn admit(own: &Cluster, header: &Header) -> Result<(), String> {
     let Header { cluster, to, from: _, leads: _ } = header;
     if *to != own.raft_id {
         return Err(format!(
@@ -102,13 +102,14 @@ pub(super) fn admit(own: &Cluster, header: &Header) -> Result<(), String> {
             own.name, own.raft_id
         ));
     }
-    if own.is(cluster) {
+    // From here on Raft may vote or store something for that cluster.
+    if own.settle_if_of(cluster) {
         return Ok(());
     }
     if cluster.is_empty() {
         return Err("it names no cluster".to_owned());
     }
-    own.adopt(cluster, false).map_err(|reason| {
+    own.settle(cluster, false).map_err(|reason| {
         format!(
             "{reason}. (Nodes that are not of one cluster any more: one was recovered without the other. Who was left \
              out comes back with an empty data directory)"

@@ -69,8 +69,9 @@ impl Sealed {
             SealedAsk::Join(bytes) => Ask::Join(open::<NewcomerMessage>(bytes)?.into()),
             SealedAsk::Notify(bytes) => Ask::Notify(open::<NewcomerMessage>(bytes)?.into()),
             SealedAsk::Found(bytes) => {
-                let FoundMessage { founder, cluster } = open(bytes)?;
-                Ask::Found { founder: founder.ok_or("a founder is missing")?.into(), cluster }
+                let FoundMessage { founder, cluster, name, raft_id } = open(bytes)?;
+                let founder = founder.ok_or("a founder is missing")?.into();
+                Ask::Found { founder, cluster, name, raft_id }
             }
             SealedAsk::Remove(name) => Ask::Remove(name),
             SealedAsk::StepDown(bytes) => {
@@ -252,6 +253,8 @@ mod tests {
         let found = Ask::Found {
             founder: super::super::message::Newcomer::default(),
             cluster: "x".to_owned(),
+            name: "b".to_owned(),
+            raft_id: 2,
         };
         for ask in [
             Ask::Metadata,

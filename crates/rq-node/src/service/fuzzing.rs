@@ -98,7 +98,12 @@ fn requests() -> Vec<Bytes> {
         Ask::ReadIndex,
         Ask::Join(newcomer()),
         Ask::Notify(newcomer()),
-        Ask::Found { founder: newcomer(), cluster: "c".to_owned() },
+        Ask::Found {
+            founder: newcomer(),
+            cluster: "c".to_owned(),
+            name: "b".to_owned(),
+            raft_id: 2,
+        },
         Ask::Remove("n".to_owned()),
         Ask::StepDown(Some("n".to_owned())),
         Ask::StepDown(None),

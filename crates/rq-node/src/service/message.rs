@@ -54,6 +54,10 @@ pub(crate) enum Ask {
         founder: Newcomer,
         /// The cluster's id.
         cluster: String,
+        /// The name of the node that is asked: another may be at its address by now.
+        name: String,
+        /// Its number in Raft.
+        raft_id: u64,
     },
     /// Remove the member of this name.
     Remove(String),
@@ -147,8 +151,9 @@ impl Request {
             Ask::ReadIndex => AskMessage::ReadIndex(Nothing {}),
             Ask::Join(newcomer) => AskMessage::Join(newcomer.into()),
             Ask::Notify(newcomer) => AskMessage::Notify(newcomer.into()),
-            Ask::Found { founder, cluster } => {
-                AskMessage::Found(FoundMessage { founder: Some(founder.into()), cluster })
+            Ask::Found { founder, cluster, name, raft_id } => {
+                let founder = Some(founder.into());
+                AskMessage::Found(FoundMessage { founder, cluster, name, raft_id })
             }
             Ask::Remove(name) => AskMessage::Remove(name),
             Ask::StepDown(target) => AskMessage::StepDown(TargetMessage { target }),
@@ -271,6 +276,10 @@ pub(super) struct FoundMessage {
     pub(super) founder: Option<NewcomerMessage>,
     #[prost(string, tag = "2")]
     pub(super) cluster: String,
+    #[prost(string, tag = "3")]
+    pub(super) name: String,
+    #[prost(fixed64, tag = "4")]
+    pub(super) raft_id: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

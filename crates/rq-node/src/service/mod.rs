@@ -28,10 +28,11 @@ use rq_security::{Credentials, Decision, Permission};
 
 use self::envelope::{Most, Sealed};
 use self::gather::Gather;
-use self::message::{Answer, Ask, Metadata, Request};
+use self::message::{Answer, Ask, Metadata, Newcomer, Request};
 use crate::{
     Error, Level, Node,
     internode::{Answerer, Lane},
+    membership::MayJoin,
     metrics::Metrics,
     node::Inner,
     raft::answer::RaftAnswers,
@@ -113,9 +114,8 @@ fn need(ask: &Ask) -> Option<Need> {
         Ask::Execute(_) => ("Execute", &[Permission::Execute]),
         Ask::Query(_) => ("query", &[Permission::Query]),
         Ask::Unified(_) => ("Request", &[Permission::Query, Permission::Execute]),
-        // A replica needs one of two; `join` has a look itself.
-        Ask::Join(newcomer) if newcomer.replica => return None,
-        Ask::Join(_) => ("join", &[Permission::Join]),
+        // Which one depends on what it joins as.
+        Ask::Join(_) => return None,
         Ask::Notify(_) | Ask::Found { .. } => ("notify", &[Permission::Join]),
         Ask::Remove(_) => ("remove node", &[Permission::Remove]),
         Ask::StepDown(_) => ("stepdown", &[Permission::LeaderOps]),
@@ -228,14 +228,13 @@ impl Node {
                 inner.confirmations.join().await.map(Answer::Index)
             }
             Ask::Join(newcomer) => {
-                if newcomer.replica {
-                    inner.permit_replica(credentials.as_ref()).await?;
-                }
-                inner.join(newcomer).await
+                let may = inner.permit_join(&newcomer, credentials.as_ref()).await?;
+                inner.join(newcomer, may).await
             }
             Ask::Notify(newcomer) => inner.notified(newcomer).await.map(|()| Answer::Done),
-            Ask::Found { founder, cluster } => {
-                inner.agree_to_found(founder, &cluster).await.map(|()| Answer::Done)
+            Ask::Found { founder, cluster, name, raft_id } => {
+                let agreed = inner.agree_to_found(founder, &cluster, (&name, raft_id)).await;
+                agreed.map(|()| Answer::Done)
             }
             Ask::Remove(name) => inner.remove_here(&name).await.map(|()| Answer::Done),
             Ask::StepDown(target) => {
@@ -283,13 +282,24 @@ impl Inner {
         }
     }
 
-    /// A read replica may join under either name of its permission.
-    async fn permit_replica(&self, credentials: Option<&Credentials>) -> Result<(), Error> {
-        let older = self.permit(credentials, Permission::JoinReadOnly, "join").await;
-        if matches!(older, Err(Error::Unauthorized(_))) {
-            return self.permit(credentials, Permission::JoinReadReplica, "join").await;
+    /// Whom the caller may let join. For a read replica either name of its permission does.
+    ///
+    /// # Errors
+    /// Not this newcomer, or too many passwords are being verified.
+    async fn permit_join(
+        &self,
+        newcomer: &Newcomer,
+        credentials: Option<&Credentials>,
+    ) -> Result<MayJoin, Error> {
+        let all = self.permit(credentials, Permission::Join, "join").await;
+        if !newcomer.replica || !matches!(all, Err(Error::Unauthorized(_))) {
+            return all.map(|()| MayJoin::Everybody);
         }
-        older
+        let mut replicas = self.permit(credentials, Permission::JoinReadOnly, "join").await;
+        if matches!(replicas, Err(Error::Unauthorized(_))) {
+            replicas = self.permit(credentials, Permission::JoinReadReplica, "join").await;
+        }
+        replicas.map(|()| MayJoin::Replicas)
     }
 
     pub(crate) fn metadata(&self) -> Metadata {

@@ -1,6 +1,8 @@
 //! Several nodes in one process, with threads and real time: forming, forwarding, following, changing.
 
 mod answering;
+mod forming;
+mod membership;
 mod recovery;
 
 use std::{sync::Arc, time::Duration};
@@ -84,6 +86,16 @@ impl Cluster {
         let node = Node::open(options, environment).await.unwrap();
         node.form(formation).await.unwrap();
         self.members.push(Member { node, directory, name: name.to_owned() });
+    }
+
+    /// Opens a node with other options, which is then to be told how to come to a cluster.
+    async fn open_with(&mut self, name: &str, adjust: impl FnOnce(&mut Options)) -> Node {
+        let directory = TempDir::new().unwrap();
+        let mut options = Self::node_options(&directory, name);
+        adjust(&mut options);
+        let node = Node::open(options, self.environment(name)).await.unwrap();
+        self.members.push(Member { node: node.clone(), directory, name: name.to_owned() });
+        node
     }
 
     async fn of_three() -> Self {
@@ -371,6 +383,7 @@ async fn a_leader_without_a_quorum_is_none_to_anybody() {
     };
     tokio::time::timeout(PATIENCE, lost).await.expect("its lease ends");
     assert_eq!(leader.node.status().role, crate::Role::Follower);
+    assert!(leader.node.last_contact().is_some(), "it knows how long it has been without");
     let impatient = Route { timeout: Duration::from_millis(100), ..route() };
     let read = Read {
         statements: vec![rq_sql::Statement::new("SELECT count(*) FROM t")],

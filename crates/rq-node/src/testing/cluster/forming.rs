@@ -1,0 +1,241 @@
+//! Coming to a cluster: who founds it with whom, who is refused, and what a node belongs to from when on.
+
+use super::{
+    Cluster, Duration, Environment, Error, Formation, Node, PATIENCE, TempDir, address, options,
+    wait_ready,
+};
+use crate::{
+    raft::{answer::admit, wire::Header},
+    service::message::Newcomer,
+    testing::{simulated, simulated_runtime, switchboard::Switchboard},
+};
+
+/// A cluster that somebody else founds.
+const THEIRS: &str = "feedfacefeedface";
+
+fn newcomer(name: &str, raft_id: u64) -> Newcomer {
+    Newcomer {
+        name: name.to_owned(),
+        raft_id,
+        raft_addr: address(name),
+        api_url: format!("http://{name}:4001"),
+        replica: false,
+        epoch: rq_sqlite::ENGINE_EPOCH,
+        format: crate::command::FORMAT.into(),
+        cluster: None,
+    }
+}
+
+fn refusal<T: std::fmt::Debug>(result: Result<T, Error>) -> String {
+    match result {
+        Err(Error::Membership(reason)) => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn together(names: &[&str], expect: usize) -> Formation {
+    let addresses = names.iter().map(|name| address(name)).collect();
+    Formation::Together { addresses, expect, timeout: PATIENCE, credentials: None }
+}
+
+/// A node that would found a cluster of three, and is called b.
+async fn founder(cluster: &mut Cluster) -> Node {
+    let node = cluster.open_with("b", |_| ()).await;
+    node.inner().founding.expect(3);
+    node
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_starts_alone_does_not_take_the_id_of_a_cluster_it_was_to_found_with_others() {
+    let mut cluster = Cluster::new();
+    let node = founder(&mut cluster).await;
+    let meant = ("b", node.inner().raft_id);
+    node.inner().agree_to_found(newcomer("a", 77), THEIRS, meant).await.unwrap();
+    assert!(node.inner().cluster.is(THEIRS));
+    node.form(&Formation::Alone).await.unwrap();
+    wait_ready(&node).await;
+    assert!(node.inner().cluster.id().is_some_and(|own| own != THEIRS));
+    drop(node);
+    cluster.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_raft_was_asked_for_one_cluster_is_not_taken_into_another() {
+    let mut cluster = Cluster::new();
+    let node = founder(&mut cluster).await;
+    let (inner, raft_id) = (node.inner(), node.inner().raft_id);
+    let agree = |id: &'static str| inner.agree_to_found(newcomer("a", 77), id, ("b", raft_id));
+    agree("another").await.unwrap();
+    agree(THEIRS).await.unwrap();
+    // A vote comes in, and is not stored yet: Raft still says that it has no past.
+    let header = Header { cluster: THEIRS.to_owned(), to: raft_id, from: 77, leads: false };
+    admit(&inner.cluster, &header).unwrap();
+    assert_eq!(inner.consensus.is_initialized().await, Ok(false));
+    for refused in [agree("another").await, agree("a third").await] {
+        assert!(refusal(refused).contains(THEIRS));
+    }
+    assert!(inner.cluster.settle("another", true).is_err());
+    agree(THEIRS).await.unwrap();
+    let other = Header { cluster: "another".to_owned(), ..header };
+    assert!(admit(&inner.cluster, &other).is_err());
+    drop(node);
+    cluster.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn founding_is_agreed_to_by_whom_it_was_meant_for() {
+    let mut cluster = Cluster::new();
+    let node = founder(&mut cluster).await;
+    let (inner, raft_id) = (node.inner(), node.inner().raft_id);
+    for (name, id) in [("b", 4711), ("c", raft_id), ("", raft_id), ("b", 0)] {
+        let refused = inner.agree_to_found(newcomer("a", 77), THEIRS, (name, id)).await;
+        assert!(refusal(refused).contains("it is meant for node"), "{name} {id}");
+    }
+    for (name, at) in [("b", "elsewhere"), ("a", "b")] {
+        let other = || Newcomer { raft_addr: address(at), ..newcomer(name, 77) };
+        let refused = inner.agree_to_found(other(), THEIRS, ("b", raft_id)).await;
+        assert!(refusal(refused).contains("node b is at b:4002 already"), "{name}");
+        let refused = inner.notified(other()).await;
+        assert!(refusal(refused).contains("node b is at b:4002 already"), "{name}");
+    }
+    assert_eq!(inner.cluster.id(), None);
+    drop(node);
+    cluster.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_run_another_engine_or_cannot_read_the_log_are_refused_everywhere() {
+    let mut cluster = Cluster::new();
+    let founding = founder(&mut cluster).await;
+    cluster.start("a", &Formation::Alone).await;
+    let leader = cluster.members[1].node.clone();
+    wait_ready(&leader).await;
+    let long = "n".repeat(5000);
+    let right = newcomer("x", 77);
+    let wrong = [
+        (Newcomer { epoch: right.epoch + 1, ..right.clone() }, "runs engine epoch"),
+        (Newcomer { epoch: right.epoch - 1, ..right.clone() }, "runs engine epoch"),
+        (Newcomer { format: 0, ..right.clone() }, "understands log entries up to format 0"),
+        (newcomer("", 77), "needs an id, a number and an address"),
+        (newcomer("x", 0), "needs an id, a number and an address"),
+        (Newcomer { raft_addr: String::new(), ..right.clone() }, "needs an id"),
+        (newcomer(&long, 77), "at most 1024 bytes"),
+        (Newcomer { raft_addr: long.clone(), ..right.clone() }, "at most 1024 bytes"),
+        (Newcomer { api_url: long, ..right.clone() }, "at most 4096 bytes"),
+    ];
+    for (wrong, sentence) in wrong {
+        let meant = ("b", founding.inner().raft_id);
+        for refused in [
+            leader
+                .inner()
+                .join(wrong.clone(), crate::membership::MayJoin::Everybody)
+                .await
+                .map(drop),
+            founding.inner().notified(wrong.clone()).await,
+            founding.inner().agree_to_found(wrong.clone(), THEIRS, meant).await,
+        ] {
+            let reason = refusal(refused);
+            assert!(reason.contains(sentence), "{sentence}: {reason}");
+        }
+    }
+    assert_eq!(founding.inner().cluster.id(), None);
+    assert_eq!(leader.status().members.len(), 1);
+    founding.inner().notified(right).await.unwrap();
+    drop((founding, leader));
+    cluster.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_that_cannot_be_resolved_here_is_refused() {
+    let mut cluster = Cluster::new();
+    cluster.start("a", &Formation::Alone).await;
+    let leader = cluster.members[0].node.clone();
+    wait_ready(&leader).await;
+    let lost = Newcomer { raft_addr: "nosuch.invalid:4002".to_owned(), ..newcomer("x", 77) };
+    let may = crate::membership::MayJoin::Everybody;
+    let refused = refusal(leader.inner().join(lost, may).await);
+    assert_eq!(refused, "failed to resolve nosuch.invalid: nobody has this name");
+    assert_eq!(leader.status().members.len(), 1);
+    drop(leader);
+    cluster.close().await;
+}
+
+/// A node in simulated time.
+async fn simulated_node(board: &Switchboard, directory: &TempDir, name: &str) -> Node {
+    let options = crate::Options {
+        raft_addr: address(name),
+        node_id: Some(name.to_owned()),
+        ..options(directory.path())
+    };
+    let seed = name.bytes().map(u64::from).sum();
+    let environment = Environment { network: board.line(&address(name)), ..simulated(seed) };
+    Node::open(options, environment).await.unwrap()
+}
+
+/// How long it takes these nodes, in simulated time, to found a cluster of three.
+async fn founding_time(board: &Switchboard, names: &[&str], formation: &Formation) -> Duration {
+    let directories: Vec<_> = names.iter().map(|_| TempDir::new().unwrap()).collect();
+    let mut nodes = Vec::new();
+    for (name, directory) in names.iter().zip(&directories) {
+        nodes.push(simulated_node(board, directory, name).await);
+    }
+    let began = tokio::time::Instant::now();
+    let forming = nodes.iter().map(|node| node.form(formation));
+    for formed in futures_util::future::join_all(forming).await {
+        formed.unwrap();
+    }
+    for node in &nodes {
+        wait_ready(node).await;
+    }
+    let took = began.elapsed();
+    assert!(nodes.iter().all(|node| node.status().members.len() == 3));
+    for node in nodes {
+        node.shutdown().await;
+    }
+    took
+}
+
+#[test]
+fn addresses_where_nobody_answers_cost_their_time_once() {
+    simulated_runtime().block_on(async {
+        let board = Switchboard::default();
+        let silent = ["p", "q", "r", "s"];
+        let names = ["x", "y", "z"];
+        for silent in silent {
+            board.isolate(&address(silent), &names.map(address), true);
+        }
+        let all: Vec<_> = silent.into_iter().chain(names).collect();
+        let took = founding_time(&board, &names, &together(&all, 3)).await;
+        assert!(took < Duration::from_secs(10), "{took:?}");
+    });
+}
+
+#[test]
+fn a_founder_that_is_gone_is_not_waited_for() {
+    simulated_runtime().block_on(async {
+        let board = Switchboard::default();
+        let formation = together(&["a", "b", "c", "d"], 3);
+        let directory = TempDir::new().unwrap();
+        let first = simulated_node(&board, &directory, "a").await;
+        // It announces itself to a node that then waits for a third one, and is gone.
+        let later = async {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            first.shutdown().await;
+        };
+        let gone = futures_util::future::select(Box::pin(later), Box::pin(first.form(&formation)));
+        let founding = async {
+            let second = TempDir::new().unwrap();
+            let node = simulated_node(&board, &second, "b").await;
+            let others = async {
+                tokio::time::sleep(Duration::from_secs(4)).await;
+                founding_time(&board, &["c", "d"], &formation).await
+            };
+            let (formed, took) = tokio::join!(node.form(&formation), others);
+            formed.unwrap();
+            node.shutdown().await;
+            took
+        };
+        let (_, took) = tokio::join!(gone, founding);
+        assert!(took < Duration::from_secs(30), "{took:?}");
+    });
+}

@@ -1,0 +1,182 @@
+//! Changing a cluster: who may, where members are dialled, who is promoted, handed leadership and removed.
+
+use std::{fs, sync::Arc};
+
+use rq_security::{Credentials, Users};
+
+use super::{
+    Cluster, Duration, Error, Formation, Member, Node, Options, PATIENCE, TempDir, address, join,
+    route, wait_ready,
+};
+use crate::{
+    Reap,
+    membership::MayJoin,
+    service::message::{Answer, Ask, Newcomer},
+};
+
+async fn wait_for(complaint: &str, mut holds: impl FnMut() -> bool) {
+    let held = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, held).await.unwrap_or_else(|_| panic!("{complaint}"));
+}
+
+impl Cluster {
+    async fn leader_and_followers(&self) -> (&Member, Vec<&Member>) {
+        let leader = self.leader().await;
+        let followers = self.members.iter().filter(|member| member.name != leader.name);
+        (leader, followers.collect())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_that_a_member_said_by_mistake_is_forgotten_when_it_is_back() {
+    let mut cluster = Cluster::of_three().await;
+    let leader = cluster.leader().await.name.clone();
+    let at = cluster.members.iter().position(|member| member.name != leader).unwrap();
+    let Member { node, directory, name } = cluster.members.remove(at);
+    let said = node.inner().newcomer().await.unwrap();
+    let raft_id = said.raft_id;
+    node.shutdown().await;
+    drop(node);
+    let mistyped = Newcomer { raft_addr: "mistyped:4002".to_owned(), ..said.clone() };
+    let dialled = |member: &Member| member.node.inner().cluster.address(raft_id, &said.raft_addr);
+    for member in &cluster.members {
+        member.node.inner().notified(mistyped.clone()).await.unwrap();
+        assert_eq!(dialled(member), "mistyped:4002");
+    }
+    // Without any flag for joining.
+    let options = Cluster::node_options(&directory, &name);
+    let node = Node::open(options, cluster.environment(&name)).await.unwrap();
+    node.form(&Formation::Alone).await.unwrap();
+    for member in &cluster.members {
+        assert_eq!(dialled(member), said.raft_addr, "{}", member.name);
+    }
+    wait_ready(&node).await;
+    // Or with them.
+    let leader = cluster.leader().await;
+    leader.node.inner().notified(mistyped).await.unwrap();
+    leader.node.inner().join(said.clone(), MayJoin::Everybody).await.unwrap();
+    assert_eq!(dialled(leader), said.raft_addr);
+    node.shutdown().await;
+    cluster.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_may_let_replicas_join_cannot_touch_a_voter() {
+    let place = TempDir::new().unwrap();
+    let file = place.path().join("users.json");
+    let text = r#"[{"username": "all", "password": "p", "perms": ["all"]},
+        {"username": "old", "password": "p", "perms": ["join-read-only"]},
+        {"username": "new", "password": "p", "perms": ["join-read-replica"]}]"#;
+    fs::write(&file, text).unwrap();
+    let users = Arc::new(Users::open(file).unwrap());
+    let credentials = |name: &str| Credentials::new(name, "p");
+    let mut cluster = Cluster::new();
+    for name in ["a", "b", "c"] {
+        let node = cluster.open_with(name, |options| options.users = Arc::clone(&users)).await;
+        let formation = match join(&["a"]) {
+            Formation::Join { addresses, attempts, interval, .. } if name != "a" => {
+                let credentials = credentials("all");
+                Formation::Join { addresses, attempts, interval, credentials }
+            }
+            _ => Formation::Alone,
+        };
+        node.form(&formation).await.unwrap();
+        wait_ready(&node).await;
+    }
+    let at = cluster.members.iter().position(|member| !member.node.is_leader()).unwrap();
+    let voter = cluster.members.remove(at);
+    let (leader, followers) = cluster.leader_and_followers().await;
+    let client = &followers[0].node.inner().client;
+    let ask = async |who: &str, newcomer: &Newcomer| {
+        let ask = Ask::Join(newcomer.clone());
+        client.ask(&address(&leader.name), ask, credentials(who), PATIENCE).await
+    };
+    let refused = Err(Error::Unauthorized("join".to_owned()));
+    let own = voter.node.inner().newcomer().await.unwrap();
+    let as_replica = Newcomer { replica: true, ..own.clone() };
+    let moved = Newcomer { raft_addr: "elsewhere:4002".to_owned(), ..as_replica.clone() };
+    for who in ["old", "new"] {
+        for newcomer in [&own, &as_replica, &moved] {
+            assert_eq!(ask(who, newcomer).await, refused, "{who}: {newcomer:?}");
+        }
+    }
+    voter.node.shutdown().await;
+    let empty = Newcomer { raft_id: 4242, cluster: None, ..moved };
+    for who in ["old", "new"] {
+        assert_eq!(ask(who, &empty).await, refused, "{who} would replace a voter");
+        let replica = Newcomer { name: who.to_owned(), raft_id: who.len() as u64, ..empty.clone() };
+        let replica = Newcomer { raft_addr: address(who), ..replica };
+        let voter = Newcomer { replica: false, ..replica.clone() };
+        assert_eq!(ask(who, &voter).await, refused, "{who} would add a voter");
+        let replica = Newcomer { raft_id: if who == "old" { 4 } else { 5 }, ..replica };
+        assert!(matches!(ask(who, &replica).await, Ok(Answer::Joined { .. })), "{who}");
+    }
+    let renamed = Newcomer { name: "d".to_owned(), raft_addr: address("d"), ..own };
+    assert!(
+        matches!(ask("all", &renamed).await, Err(Error::Membership(_))),
+        "one number, one name"
+    );
+    assert!(matches!(ask("all", &empty).await, Ok(Answer::Joined { .. })));
+    let voters = leader.node.status().members.into_iter().filter(|member| member.voter);
+    assert_eq!(voters.count(), 2);
+    cluster.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handing_over_to_a_node_that_does_not_answer_is_not_called_done() {
+    let cluster = Cluster::of_three().await;
+    let (leader, followers) = cluster.leader_and_followers().await;
+    let target = followers[0];
+    cluster.board.isolate(&address(&target.name), &cluster.addresses(), true);
+    let handed = leader.node.step_down(Some(&target.name), &route()).await;
+    assert!(matches!(handed, Err(Error::Membership(_))), "{handed:?}");
+    assert!(!target.node.is_leader());
+    cluster.board.isolate(&address(&target.name), &cluster.addresses(), false);
+    cluster.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_that_are_silent_for_too_long_are_removed_and_join_again() {
+    let reap =
+        Reap { voters_after: Duration::from_secs(4), replicas_after: Duration::from_secs(2) };
+    let mut cluster = Cluster::new();
+    for name in ["a", "b", "c", "r"] {
+        let adjust = |options: &mut Options| {
+            options.reap = reap;
+            options.replica = name == "r";
+        };
+        let node = cluster.open_with(name, adjust).await;
+        let formation = if name == "a" { Formation::Alone } else { join(&["a"]) };
+        node.form(&formation).await.unwrap();
+        wait_ready(&node).await;
+    }
+    let names = |node: &Node| -> Vec<_> {
+        node.status().members.into_iter().map(|member| (member.id, member.voter)).collect()
+    };
+    let leader = cluster.leader().await.node.clone();
+    let lost = if leader.id() == "c" { "b" } else { "c" };
+    for name in ["r", lost] {
+        let at = cluster.members.iter().position(|member| member.name == name).unwrap();
+        let Member { node, directory, name } = cluster.members.remove(at);
+        node.shutdown().await;
+        drop(node);
+        let gone = || names(&leader).iter().all(|(member, _)| *member != name);
+        wait_for("it is removed", gone).await;
+        assert_eq!(names(&leader).len(), 3, "and nobody else");
+        let options =
+            Options { reap, replica: name == "r", ..Cluster::node_options(&directory, &name) };
+        let back = Node::open(options, cluster.environment(&name)).await.unwrap();
+        back.form(&join(&["a", "b"])).await.unwrap();
+        wait_ready(&back).await;
+        wait_for("it is what it was", || names(&leader).contains(&(name.clone(), name != "r")))
+            .await;
+        cluster.members.push(Member { node: back, directory, name });
+    }
+    assert_eq!(names(&leader).len(), 4);
+    drop(leader);
+    cluster.close().await;
+}
