@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 
-use crate::{Error, Member, Node, node::Inner};
+use crate::{Error, Member, Node, node::Inner, service::message::Metadata};
 
 /// What contacting a member gave.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,15 +104,19 @@ impl Inner {
         for _ in 0..=retries {
             let began = Instant::now();
             reached = match self.client.metadata(&member.raft_addr, timeout).await {
-                Ok(metadata) if metadata.name == member.id => Ok(Reached {
+                Ok(metadata) if metadata.name != member.id => {
+                    Err(format!("{} answers as node {}", member.raft_addr, metadata.name))
+                }
+                // It founded one of its own, or was recovered without this node.
+                Ok(Metadata { cluster: Some(theirs), .. }) if !self.cluster.is(&theirs) => {
+                    Err(format!("{} answers as a node of cluster {theirs}", member.raft_addr))
+                }
+                Ok(metadata) => Ok(Reached {
                     api_url: metadata.api_url,
                     version: metadata.version,
                     commit_index: metadata.commit_index,
                     elapsed: began.elapsed(),
                 }),
-                Ok(metadata) => {
-                    Err(format!("{} answers as node {}", member.raft_addr, metadata.name))
-                }
                 Err(error) => Err(error.to_string()),
             };
             if reached.is_ok() {

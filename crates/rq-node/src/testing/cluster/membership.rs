@@ -180,3 +180,25 @@ async fn members_that_are_silent_for_too_long_are_removed_and_join_again() {
     drop(leader);
     cluster.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_namesake_of_another_cluster_is_not_taken_for_the_member() {
+    let mut cluster = Cluster::of_three().await;
+    let leader = cluster.leader().await.node.clone();
+    let at = cluster.members.iter().position(|member| member.name != leader.id()).unwrap();
+    let gone = cluster.members.remove(at);
+    gone.node.shutdown().await;
+    cluster.start(&gone.name, &Formation::Alone).await;
+    wait_ready(&cluster.members[2].node).await;
+    let contacts = leader.contact_members(PATIENCE, 0).await.unwrap();
+    for contact in contacts {
+        match contact.reached {
+            Err(reason) => {
+                assert_eq!(contact.member.id, gone.name, "{reason}");
+                assert!(reason.contains("answers as a node of cluster"), "{reason}");
+            }
+            Ok(_) => assert_ne!(contact.member.id, gone.name),
+        }
+    }
+    cluster.close().await;
+}
