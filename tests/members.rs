@@ -196,7 +196,7 @@ fn the_same_flags_again_are_harmless_and_others_are_refused() {
     let answer = nodes[0].post("/db/query?level=linearizable", body).json();
     assert_eq!(answer["results"][0]["values"][0][0], 3, "{answer}");
 
-    let refusals: [(&[&str], &str); 3] = [
+    let refusals: [(&[&str], &str); 4] = [
         (&["-join", nodes[0].http_addr()], "appears to be serving HTTP when it should be Raft"),
         (
             &["-join", "127.0.0.1:1", "-join-attempts", "2", "-join-interval", "10ms"],
@@ -205,6 +205,17 @@ fn the_same_flags_again_are_harmless_and_others_are_refused() {
         (
             &["-join", nodes[0].raft_addr(), "-node-id", "2", "-join-attempts", "1"],
             "two nodes cannot have one id",
+        ),
+        (
+            &[
+                "-join",
+                nodes[0].raft_addr(),
+                "-raft-adv-addr",
+                "nobody.invalid:4002",
+                "-join-attempts",
+                "1",
+            ],
+            "failed to resolve nobody.invalid: ",
         ),
     ];
     for (flags, sentence) in refusals {

@@ -47,7 +47,12 @@ impl Inner {
         }
         let cluster = self.cluster.id().ok_or(Error::LeaderNotFound)?;
         check_newcomer(&newcomer, &cluster)?;
-        self.client.resolve(&newcomer.raft_addr).await?;
+        let is_there = |member: &RaftMember| {
+            member.raft_id == newcomer.raft_id && member.peer.raft_addr == newcomer.raft_addr
+        };
+        if !self.consensus.members().iter().any(is_there) {
+            self.client.resolve(&newcomer.raft_addr).await?;
+        }
         let _one_at_a_time = self.joins.lock().await;
         let deadline = Instant::now() + CHANGE_TIMEOUT;
         let members = self.consensus.members();

@@ -11,8 +11,8 @@ use crate::{
     internode::{Call, CallError, Lane, Network},
 };
 
-/// How long resolving the name of another node may take.
-const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long resolving the name of another node may take: who asks for it waits a little longer for the answer.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Asks other nodes, on behalf of this one or of a client.
 #[derive(Clone, Debug)]

@@ -187,4 +187,40 @@ mod tests {
             assert_eq!(split(address), expected, "{address:?}");
         }
     }
+
+    /// Knows one name, and one that has no address.
+    #[derive(Debug)]
+    struct Table;
+
+    impl Resolve for Table {
+        fn resolve(
+            &self,
+            host: &str,
+            port: u16,
+        ) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> {
+            let answer = match host {
+                "known" => Ok(vec![SocketAddr::from(([127, 0, 0, 1], port))]),
+                "empty" => Ok(Vec::new()),
+                _ => Err(io::Error::other("nobody has this name")),
+            };
+            ready(answer).boxed()
+        }
+    }
+
+    #[tokio::test]
+    async fn only_addresses_that_can_be_dialled_are_resolved() {
+        let rows = [
+            ("known:4002", ""),
+            ("10.0.0.1:4002", ""),
+            ("[::1]:4002", ""),
+            ("empty:4002", "its name has no address"),
+            ("unknown:4002", "nobody has this name"),
+            ("known", "it is not an address of the form host:port"),
+            ("known:65536", "it is not an address of the form host:port"),
+        ];
+        for (address, expected) in rows {
+            let resolved = resolve(&Table, address).await.err().unwrap_or_default();
+            assert_eq!(resolved, expected, "{address}");
+        }
+    }
 }
