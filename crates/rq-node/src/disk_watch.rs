@@ -1,21 +1,68 @@
-//! A node whose disk does not let it lead: it does not stand for election, and hands leadership over.
+//! What the disk of this node lets it do, and what follows for leadership.
+//!
+//! | the disk | this node | while it leads |
+//! |---|---|---|
+//! | has room | stands for election | |
+//! | is below the floor of free space: clients' writes are refused | stands, because reads need a leader | hands over to a member that has room |
+//! | takes nothing: the log waits for space, applying stands still, or nothing becomes durable | stands only if nobody else does for a while | hands over to any member that fares better |
+//!
+//! Disks of one cluster fill up together. Leadership goes only to who fares better, so among equals it stays where it is.
 //!
 //! A task of its own, because whoever else looks after the cluster waits for entries to be committed, which is just
 //! what a disk that does not answer may prevent.
 
 use std::{sync::Weak, time::Duration};
 
+use futures_util::future::join_all;
 use rq_storage::LogState;
 use tokio::time::Instant;
 
-use crate::node::Inner;
+use crate::{node::Inner, raft::change::RaftMember};
 
 /// How often it is looked.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 /// A member that answered this recently can take leadership.
 const RECENT: Duration = Duration::from_secs(1);
+/// How long a member may take to say how its disk fares. Short, because a disk that hangs has taken its time already.
+const ASK_TIMEOUT: Duration = Duration::from_millis(400);
 /// The time between two attempts to hand leadership over.
 const HANDOVER_INTERVAL: Duration = Duration::from_secs(10);
+/// The time between two searches for a member that fares better.
+const SEARCH_INTERVAL: Duration = Duration::from_secs(2);
+/// After so many election timeouts without a leader a node stands whatever its disk does.
+const LEADERLESS_ELECTIONS: u32 = 4;
+
+/// What the disk of a node lets it do; the later, the less.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum DiskState {
+    /// Everything.
+    #[default]
+    Roomy,
+    /// Free space is below the floor; clients' writes are refused.
+    Short,
+    /// Nothing is stored or applied at the moment.
+    Stuck,
+}
+
+impl DiskState {
+    /// The state as a number, for other nodes.
+    pub(crate) fn number(self) -> u32 {
+        match self {
+            Self::Roomy => 0,
+            Self::Short => 1,
+            Self::Stuck => 2,
+        }
+    }
+
+    /// The state of a number; what a newer program may say besides is no better than the worst known here.
+    pub(crate) fn from_number(number: u32) -> Self {
+        match number {
+            0 => Self::Roomy,
+            1 => Self::Short,
+            _ => Self::Stuck,
+        }
+    }
+}
 
 /// Watches until the node ends.
 pub(crate) async fn watch(inner: Weak<Inner>) {
@@ -30,13 +77,15 @@ pub(crate) async fn watch(inner: Weak<Inner>) {
     }
 }
 
-/// What was seen of the log's progress.
+/// What was seen of the disk, and what was done about it.
 #[derive(Default)]
 struct DiskWatch {
     flushes: u64,
     /// Since when bytes wait and nothing becomes durable.
     stuck_since: Option<Instant>,
-    impaired: bool,
+    told: DiskState,
+    keeps_still: bool,
+    leaderless_since: Option<Instant>,
     next_handover: Option<Instant>,
 }
 
@@ -50,46 +99,96 @@ impl DiskWatch {
         }
         self.stuck_since.get_or_insert_with(Instant::now).elapsed() > limit
     }
+
+    /// Whether nobody has led for longer than `limit`.
+    fn is_leaderless(&mut self, leader_known: bool, limit: Duration) -> bool {
+        if leader_known {
+            self.leaderless_since = None;
+            return false;
+        }
+        self.leaderless_since.get_or_insert_with(Instant::now).elapsed() > limit
+    }
+
+    /// Says once what has become of the disk.
+    fn tell(&mut self, state: DiskState) {
+        if std::mem::replace(&mut self.told, state) == state {
+            return;
+        }
+        match state {
+            DiskState::Roomy => {
+                tracing::info!(component = "store", "the disk has room and answers again");
+            }
+            DiskState::Short => tracing::warn!(
+                component = "store",
+                "free space is below the floor: writes are refused, reads go on"
+            ),
+            DiskState::Stuck => tracing::warn!(
+                component = "store",
+                "the disk takes nothing: this node does not stand for election while others do"
+            ),
+        }
+    }
 }
 
 impl Inner {
-    /// A node whose disk is full or does not answer does not stand for election, and hands leadership over if
-    /// another voter is there to take it.
     async fn look_at_disk(&self, watch: &mut DiskWatch) {
-        let stuck = watch.is_stuck(&self.log.state(), self.options.timing.election_timeout);
-        let full = self.progress.is_without_space();
-        let stalled = self.progress.applies_nothing();
-        let impaired = stuck || full || stalled;
-        if impaired != watch.impaired {
-            watch.impaired = impaired;
-            self.consensus.set_may_stand(!impaired);
-            if impaired {
-                tracing::warn!(
-                    component = "store",
-                    "this node does not stand for election while {}",
-                    if full { "its disk is full" } else { "its disk does not answer" }
-                );
-            } else {
-                tracing::info!(component = "store", "the disk answers again, this node may lead");
-            }
+        let election = self.options.timing.election_timeout;
+        let stuck = watch.is_stuck(&self.log.state(), election);
+        let state = if stuck || self.progress.takes_nothing() {
+            DiskState::Stuck
+        } else if self.progress.is_short_of_space() {
+            DiskState::Short
+        } else {
+            DiskState::Roomy
+        };
+        self.progress.set_disk(state);
+        watch.tell(state);
+        let leader_known = self.consensus.leader().is_some();
+        let leaderless = watch.is_leaderless(leader_known, election * LEADERLESS_ELECTIONS);
+        let keeps_still = state == DiskState::Stuck && !leaderless;
+        if keeps_still != watch.keeps_still {
+            watch.keeps_still = keeps_still;
+            self.consensus.set_may_stand(!keeps_still);
         }
         let now = Instant::now();
         let due = watch.next_handover.is_none_or(|next| now >= next);
-        if !impaired || !due || !self.consensus.leads() {
+        if state == DiskState::Roomy || !due || !self.consensus.leads() {
             return;
         }
-        if let Ok(to) = self.successor(None)
-            && to.silent_for.is_some_and(|silent| silent < RECENT)
-        {
-            watch.next_handover = Some(now + HANDOVER_INTERVAL);
-            tracing::warn!(
-                component = "store",
-                "leadership goes to node {}: the disk here is full or does not answer",
-                to.peer.name
-            );
-            if let Err(error) = self.consensus.transfer(to.raft_id).await {
-                tracing::warn!(component = "store", "it could not be handed over: {error}");
-            }
+        let Some(to) = self.who_fares_better(state).await else {
+            watch.next_handover = Some(now + SEARCH_INTERVAL);
+            return;
+        };
+        watch.next_handover = Some(now + HANDOVER_INTERVAL);
+        tracing::warn!(
+            component = "store",
+            "leadership goes to node {}: the disk here is full or does not answer",
+            to.peer.name
+        );
+        if let Err(error) = self.consensus.transfer(to.raft_id).await {
+            tracing::warn!(component = "store", "it could not be handed over: {error}");
         }
+    }
+
+    /// The voter whose disk fares best, if better than this one's; among equals the one that is farthest.
+    async fn who_fares_better(&self, own: DiskState) -> Option<RaftMember> {
+        let others = self.consensus.members().into_iter().filter(|member| {
+            member.voter
+                && member.raft_id != self.raft_id
+                && member.silent_for.is_some_and(|silent| silent < RECENT)
+        });
+        let asked = others.map(|member| async move {
+            let answer = self.client.metadata(&member.peer.raft_addr, ASK_TIMEOUT).await;
+            // One that is alive and says nothing may still store more than one that cannot.
+            let disk = match answer {
+                Ok(metadata) if metadata.raft_id == member.raft_id => metadata.disk,
+                _ => DiskState::Short,
+            };
+            (disk, member)
+        });
+        let answers = join_all(asked).await.into_iter();
+        let better = answers.filter(|(disk, _)| *disk < own);
+        let best = better.min_by_key(|(disk, member)| (*disk, std::cmp::Reverse(member.matched)));
+        best.map(|(_, member)| member)
     }
 }

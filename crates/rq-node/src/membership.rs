@@ -242,7 +242,7 @@ impl Inner {
     ///
     /// # Errors
     /// There is none.
-    pub(crate) fn successor(&self, target: Option<&str>) -> Result<RaftMember, Error> {
+    fn successor(&self, target: Option<&str>) -> Result<RaftMember, Error> {
         let refuse = |reason: &str| Err(Error::Membership(reason.to_owned()));
         let mut members = self.consensus.members();
         if let Some(target) = target {

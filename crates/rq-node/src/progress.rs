@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 #[cfg(test)]
 use crate::testing::watch;
-use crate::{Error, Impairment};
+use crate::{Error, Impairment, disk_watch::DiskState};
 
 /// The shared view. See the module's documentation.
 #[derive(Debug)]
@@ -54,6 +54,7 @@ struct Health {
     apply_stalled: Option<Stall>,
     log_waits_for_space: bool,
     stopped: Option<String>,
+    disk: DiskState,
 }
 
 /// Why applying stands still.
@@ -236,18 +237,24 @@ impl Progress {
         }
     }
 
-    /// Whether the log or the database waits for disk space.
-    pub(crate) fn is_without_space(&self) -> bool {
-        let health = lock(&self.health);
-        let stalled = health.apply_stalled.as_ref().is_some_and(|stall| stall.disk_full);
+    /// Whether free space is below the floor.
+    pub(crate) fn is_short_of_space(&self) -> bool {
         self.free_bytes.load(Ordering::Relaxed) < self.free_bytes_min
-            || health.log_waits_for_space
-            || stalled
     }
 
-    /// Whether applying stands still for a reason of this node.
-    pub(crate) fn applies_nothing(&self) -> bool {
-        lock(&self.health).apply_stalled.is_some()
+    /// Whether the log waits for space, or applying stands still for a reason of this node.
+    pub(crate) fn takes_nothing(&self) -> bool {
+        let health = lock(&self.health);
+        health.log_waits_for_space || health.apply_stalled.is_some()
+    }
+
+    /// What the disk lets this node do, as far as it was looked at.
+    pub(crate) fn disk(&self) -> DiskState {
+        lock(&self.health).disk
+    }
+
+    pub(crate) fn set_disk(&self, disk: DiskState) {
+        lock(&self.health).disk = disk;
     }
 
     /// Everything that is wrong at the moment.

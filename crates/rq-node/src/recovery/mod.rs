@@ -43,6 +43,7 @@ use self::{
 };
 use crate::{
     OpenError,
+    disk_watch::DiskState,
     durability::Durability,
     environment::Environment,
     identity::{Cluster, Paths},
@@ -264,6 +265,7 @@ impl Site<'_> {
             commit_index: self.applied.map_or(0, |applied| applied.index),
             leads: false,
             last_log: (last.term, last.index),
+            disk: DiskState::default(),
         }
     }
 

@@ -156,6 +156,7 @@ fn answers() -> Vec<Bytes> {
         commit_index: 5,
         leads: true,
         last_log: (3, 8),
+        disk: crate::disk_watch::DiskState::Short,
     };
     [
         Answer::Metadata(metadata),

@@ -16,6 +16,7 @@ use rq_sql::{Column, ErrorKind, Origin, Outcome, Rows, SqlError, Value};
 use crate::{
     Error, Level, Member, Read, TimedOutcome, Write,
     command::{StatementMessage, ValueMessage},
+    disk_watch::DiskState,
 };
 
 /// A request, and on whose behalf. How it is read again is `envelope`'s business.
@@ -105,6 +106,8 @@ pub(crate) struct Metadata {
     pub(crate) leads: bool,
     /// The last entry in its log.
     pub(crate) last_log: (u64, u64),
+    /// What its disk lets it do.
+    pub(crate) disk: DiskState,
 }
 
 /// What came of a request.
@@ -352,11 +355,14 @@ struct MetadataMessage {
     last_term: u64,
     #[prost(uint64, tag = "9")]
     last_index: u64,
+    #[prost(uint32, tag = "10")]
+    disk: u32,
 }
 
 impl From<Metadata> for MetadataMessage {
     fn from(metadata: Metadata) -> Self {
         let (last_term, last_index) = metadata.last_log;
+        let disk = metadata.disk.number();
         let Metadata { name, raft_id, cluster, api_url, version, commit_index, leads, .. } =
             metadata;
         Self {
@@ -369,6 +375,7 @@ impl From<Metadata> for MetadataMessage {
             leads,
             last_term,
             last_index,
+            disk,
         }
     }
 }
@@ -376,10 +383,11 @@ impl From<Metadata> for MetadataMessage {
 impl From<MetadataMessage> for Metadata {
     fn from(message: MetadataMessage) -> Self {
         let last_log = (message.last_term, message.last_index);
+        let disk = DiskState::from_number(message.disk);
         let MetadataMessage {
             name, raft_id, cluster, api_url, version, commit_index, leads, ..
         } = message;
-        Self { name, raft_id, cluster, api_url, version, commit_index, leads, last_log }
+        Self { name, raft_id, cluster, api_url, version, commit_index, leads, last_log, disk }
     }
 }
 

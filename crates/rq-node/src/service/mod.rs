@@ -314,6 +314,7 @@ impl Inner {
             commit_index: view.commit_index,
             leads: view.leads,
             last_log: last.map_or((0, 0), |last| (last.term, last.index)),
+            disk: self.progress.disk(),
         }
     }
 }

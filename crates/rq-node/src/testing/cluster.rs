@@ -1,6 +1,7 @@
 //! Several nodes in one process, with threads and real time: forming, forwarding, following, changing.
 
 mod answering;
+mod disks;
 mod forming;
 mod membership;
 mod recovery;
@@ -80,9 +81,20 @@ impl Cluster {
     }
 
     async fn start_on(&mut self, name: &str, formation: &Formation, environment: Environment) {
+        self.start_with(name, formation, environment, |_| {}).await;
+    }
+
+    async fn start_with(
+        &mut self,
+        name: &str,
+        formation: &Formation,
+        environment: Environment,
+        change: impl FnOnce(&mut Options),
+    ) {
         let directory = TempDir::new().unwrap();
         let mut options = Self::node_options(&directory, name);
         options.log.segment_bytes = 64 << 10;
+        change(&mut options);
         let node = Node::open(options, environment).await.unwrap();
         node.form(formation).await.unwrap();
         self.members.push(Member { node, directory, name: name.to_owned() });

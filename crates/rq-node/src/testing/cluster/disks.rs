@@ -1,0 +1,173 @@
+//! Disks that fill: one by one leadership goes to who has room, together it stays, and reads go on.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{Environment, Error, Formation, Level, Node};
+
+use super::{
+    super::{
+        PATIENCE, wait_ready,
+        world::{Disks, World},
+        write,
+    },
+    Cluster, address, count, insert, join, route,
+};
+
+/// Three nodes, each on disks of its own that can be filled.
+struct Tight {
+    cluster: Cluster,
+    disks: Vec<Disks>,
+}
+
+impl Tight {
+    /// The first leads, and there is a table with a row.
+    async fn new() -> Self {
+        let mut tight = Self { cluster: Cluster::new(), disks: Vec::new() };
+        for (seed, name) in (1..).zip(["a", "b", "c"]) {
+            let disks = Disks::new();
+            let environment = Environment {
+                execution: rq_storage::Execution::Threads,
+                network: tight.cluster.board.line(&address(name)),
+                ..disks.environment(seed)
+            };
+            let formation = if name == "a" { Formation::Alone } else { join(&["a"]) };
+            tight.cluster.start_on(name, &formation, environment).await;
+            tight.disks.push(disks);
+        }
+        for member in &tight.cluster.members {
+            wait_ready(&member.node).await;
+        }
+        let first = tight.node(0);
+        first
+            .execute_routed(write(&["CREATE TABLE t (n INTEGER PRIMARY KEY)"]), &route())
+            .await
+            .unwrap();
+        insert(&first, 1).await.unwrap();
+        tight
+    }
+
+    fn node(&self, number: usize) -> Node {
+        self.cluster.members[number].node.clone()
+    }
+
+    fn world(&self, number: usize) -> &Arc<World> {
+        &self.disks[number].world
+    }
+
+    /// Leaves the disk of a node with no room, or with as much as there is.
+    fn fill(&self, number: usize, full: bool) {
+        self.disks[number].files.set_free_space(full.then_some(0));
+    }
+
+    /// Stops a node; the others keep their numbers.
+    async fn stop(&mut self, number: usize) -> usize {
+        self.node(number).shutdown().await;
+        number
+    }
+}
+
+async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let reached = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, reached).await.expect(what);
+}
+
+/// Reads at a level; there may be an election.
+async fn reads(node: &Node, level: Level) {
+    let began = std::time::Instant::now();
+    loop {
+        match count(node, level).await {
+            Ok(found) => return assert_eq!(found, 1, "{level:?}"),
+            Err(error) => assert!(began.elapsed() < PATIENCE, "{level:?}: {error}"),
+        }
+    }
+}
+
+async fn refuses(node: &Node) {
+    let began = std::time::Instant::now();
+    loop {
+        match insert(node, 2).await {
+            Err(Error::DiskFull { .. }) => return,
+            other => assert!(began.elapsed() < PATIENCE, "{other:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn disks_that_fill_together_leave_a_leader_and_reads() {
+    let mut tight = Tight::new().await;
+    (0..3).for_each(|number| tight.fill(number, true));
+    for number in 0..3 {
+        until("it is told", || !tight.node(number).status().impairments.is_empty()).await;
+        refuses(&tight.node(number)).await;
+    }
+    // The first to be full may have handed over to one that was about to be.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let term = tight.node(0).status().raft.term;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(tight.node(0).status().raft.term, term, "among equals leadership stays");
+    let leader = (0..3).find(|number| tight.node(*number).is_leader()).expect("there is one");
+    tight.stop(leader).await;
+    let left: Vec<Node> =
+        (0..3).filter(|number| *number != leader).map(|number| tight.node(number)).collect();
+    until("another leads", || left.iter().any(Node::is_leader)).await;
+    for node in &left {
+        reads(node, Level::Weak).await;
+        reads(node, Level::Linearizable).await;
+        refuses(node).await;
+    }
+    (0..3).for_each(|number| tight.fill(number, false));
+    let began = std::time::Instant::now();
+    while let Err(error) = insert(&left[0], 2).await {
+        assert!(began.elapsed() < PATIENCE, "writes resume: {error}");
+    }
+    tight.cluster.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leadership_goes_to_the_member_that_has_room_and_stays_there() {
+    let tight = Tight::new().await;
+    // The second first, so that it has said so when the leader asks.
+    tight.fill(1, true);
+    let second = tight.node(1);
+    until("it has looked", || second.inner().progress.disk() != Default::default()).await;
+    tight.fill(0, true);
+    until("the third leads", || tight.node(2).is_leader()).await;
+    let term = tight.node(2).status().raft.term;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(tight.node(2).is_leader() && tight.node(2).status().raft.term == term);
+    insert(&second, 2).await.unwrap();
+    tight.cluster.close().await;
+}
+
+/// A database that takes nothing keeps a node from standing, but not for ever: somebody must lead.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn somebody_leads_although_no_disk_takes_anything() {
+    let mut tight = Tight::new().await;
+    (0..3).for_each(|number| tight.world(number).fill_database(true));
+    let leader = (0..3).find(|number| tight.node(*number).is_leader()).expect("there is one");
+    let waiting = {
+        let node = tight.node(leader);
+        tokio::spawn(async move { insert(&node, 2).await })
+    };
+    for number in 0..3 {
+        let node = tight.node(number);
+        until("applying stalls", || node.inner().progress.takes_nothing()).await;
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    tight.stop(leader).await;
+    let left: Vec<usize> = (0..3).filter(|number| *number != leader).collect();
+    until("another leads", || left.iter().any(|number| tight.node(*number).is_leader())).await;
+    (0..3).for_each(|number| tight.world(number).fill_database(false));
+    drop(waiting.await.unwrap());
+    let node = tight.node(left[0]);
+    let began = std::time::Instant::now();
+    while let Err(error) = insert(&node, 3).await {
+        assert!(began.elapsed() < PATIENCE, "writes resume: {error}");
+    }
+    assert_eq!(count(&node, Level::Linearizable).await, Ok(3));
+    tight.cluster.close().await;
+}
