@@ -168,7 +168,7 @@ impl Task {
                 disk.look();
                 checkpoints.look_after();
             }
-            inner.receiver.discard(ABANDONED_AFTER);
+            inner.receiver.discard(ABANDONED_AFTER).await;
             self.snapshot_if_due(&inner).await;
             self.maintain_if_due(&inner).await;
         }

@@ -288,7 +288,7 @@ impl Inner {
         view.leader.is_some()
             && !view.pending
             && self.has_caught_up(&view)
-            && self.receiver.status().is_none()
+            && !self.receiver.is_needed(self.progress.applied().index)
             && self.progress.stopped().is_none()
             && !self.progress.is_stopping()
     }

@@ -24,6 +24,8 @@ pub(super) struct Request {
 /// What is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Body {
+    /// A database will be offered that reaches this entry, as soon as it is its turn. → [`Answer::Done`]
+    Announce(Announcement),
     /// May this be sent? → [`Answer::Ready`]
     Offer(Offer),
     /// The held round begins, of so many pages. → [`Answer::Done`]
@@ -34,6 +36,15 @@ pub(super) enum Body {
     Pages(Pages),
     /// That was all. → [`Answer::Installed`]
     Finish(Finish),
+}
+
+/// A database that waits for its turn to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Announcement {
+    /// Who sends, to whom; opaque here.
+    pub(super) header: Bytes,
+    /// The applied index.
+    pub(super) index: u64,
 }
 
 /// A database that may be sent.
@@ -120,6 +131,9 @@ impl Request {
     /// The request as bytes.
     pub(super) fn encode(&self) -> Bytes {
         let body = match &self.body {
+            Body::Announce(Announcement { header, index }) => {
+                BodyMessage::Announce(AnnounceMessage { header: header.clone(), index: *index })
+            }
             Body::Offer(offer) => BodyMessage::Offer(OfferMessage {
                 header: offer.header.clone(),
                 term: offer.term,
@@ -161,6 +175,9 @@ impl Request {
         let transfer = (&message.transfer[..]).try_into();
         let transfer = transfer.map_err(|_| "the transfer has no name".to_owned())?;
         let body = match message.body.ok_or("the request is empty")? {
+            BodyMessage::Announce(AnnounceMessage { header, index }) => {
+                Body::Announce(Announcement { header, index })
+            }
             BodyMessage::Offer(offer) => Body::Offer(Offer {
                 page_size: page_size(offer.page_size)?,
                 header: offer.header,
@@ -264,7 +281,7 @@ struct RequestMessage {
     transfer: Bytes,
     #[prost(uint32, tag = "2")]
     round: u32,
-    #[prost(oneof = "BodyMessage", tags = "3, 4, 5, 6, 7")]
+    #[prost(oneof = "BodyMessage", tags = "3, 4, 5, 6, 7, 8")]
     body: Option<BodyMessage>,
 }
 
@@ -280,6 +297,16 @@ enum BodyMessage {
     Pages(PagesMessage),
     #[prost(message, tag = "7")]
     Finish(FinishMessage),
+    #[prost(message, tag = "8")]
+    Announce(AnnounceMessage),
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct AnnounceMessage {
+    #[prost(bytes = "bytes", tag = "1")]
+    header: Bytes,
+    #[prost(uint64, tag = "2")]
+    index: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

@@ -54,7 +54,7 @@ use throttle::Throttle;
 /// How transfers are sent.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TransferOptions {
-    /// Bytes of pages in one message; at least one page. Memory of a sender and of a receiver: a few times
+    /// Bytes of pages in one message at most; at least one page. Memory of a sender and of a receiver: a few times
     /// this.
     pub(crate) chunk_bytes: usize,
     /// The level of zstd compression; `None` sends pages as they are.
@@ -213,6 +213,24 @@ impl Transfers {
         *lock(&self.counters)
     }
 
+    /// Bytes of pages in one message: so few that it takes no longer than [`MESSAGE_TIME`] at the rate allowed, because a
+    /// receiver takes a long silence for the end.
+    fn message_bytes_max(&self) -> usize {
+        let TransferOptions { chunk_bytes, bytes_per_second, .. } = self.options;
+        let most = chunk_bytes.min(CHUNK_BYTES_MAX);
+        if bytes_per_second == 0 {
+            return most;
+        }
+        let affordable = bytes_per_second.saturating_mul(MESSAGE_TIME.as_secs());
+        most.min(usize::try_from(affordable).unwrap_or(usize::MAX))
+    }
+
+    /// Checksums in one message, in the same way.
+    fn range_pages_max(&self) -> u32 {
+        let affordable = self.message_bytes_max() / size_of::<u128>();
+        u32::try_from(affordable).unwrap_or(u32::MAX).clamp(1, RANGE_PAGES_MAX)
+    }
+
     fn running(&self) -> Vec<Arc<Running>> {
         let mut running = lock(&self.running);
         running.retain(|running| running.strong_count() > 0);
@@ -235,6 +253,13 @@ impl Running {
     }
 }
 
+/// What the sender of this header says while it waits for its turn.
+#[cfg(test)]
+pub(crate) fn announcement(header: bytes::Bytes, index: u64) -> bytes::Bytes {
+    let body = message::Body::Announce(message::Announcement { header, index });
+    message::Request { transfer: [0; 16], round: 0, body }.encode()
+}
+
 /// Runs what reads or writes files where it keeps no async worker from its work.
 async fn blocking<T: Send + 'static>(
     execution: Execution,
@@ -255,6 +280,9 @@ async fn blocking<T: Send + 'static>(
 
 /// How long a receiver waits for the next message of a transfer before another may take its place.
 const SILENCE: Duration = Duration::from_secs(10);
+/// How long one message may take at the rate allowed. Transfers take turns, so a receiver hears of its own every few
+/// times this.
+const MESSAGE_TIME: Duration = Duration::from_secs(2);
 /// Checksums in one message at most: what a receiver reads and a sender holds for one answer.
 const RANGE_PAGES_MAX: u32 = 16_384;
 /// Bytes of pages in one message at most, whatever the options say.

@@ -11,12 +11,17 @@
 //! # Locks
 //! Whoever works on the staging file holds its read lock, and looks only then whether its call is current. A
 //! held round begins, and a file is finished or removed, under the write lock: so what was late is over by
-//! then, and what comes later is refused. Who takes both locks takes the session's second.
+//! then, and what comes later is refused. Who takes both locks takes the session's second. Files are worked on under the
+//! staging file's lock alone: the session is looked at where nobody may wait for a disk.
 
 use std::{
     io,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -27,7 +32,7 @@ use tokio::time::Instant;
 
 use super::{
     CHUNK_BYTES_MAX, Received, Refusal, SILENCE, blocking, compare,
-    message::{Answer, Body, Finish, Offer, Pages, Request, TransferId},
+    message::{Announcement, Answer, Body, Finish, Offer, Pages, Request, TransferId},
     staging::{self, Staging},
 };
 use crate::progress::lock;
@@ -85,6 +90,11 @@ struct Shared {
     session: Mutex<Option<Session>>,
     /// Written to under the read lock; taken, replaced or removed under the write lock.
     staging: RwLock<Option<Staging>>,
+    /// How far the databases reach that members have said this node needs. Never less: what was applied there is
+    /// committed, and arrives here in one way or another.
+    needed: AtomicU64,
+    /// Whether a file could not be removed.
+    leftover: AtomicBool,
 }
 
 /// The current transfer.
@@ -111,7 +121,18 @@ impl Receiver {
         landing: Box<dyn Landing>,
     ) -> Self {
         let (session, staging) = (Mutex::default(), RwLock::default());
-        let shared = Shared { files, scratch, replacer, execution, landing, session, staging };
+        let (needed, leftover) = (AtomicU64::new(0), AtomicBool::new(false));
+        let shared = Shared {
+            files,
+            scratch,
+            replacer,
+            execution,
+            landing,
+            session,
+            staging,
+            needed,
+            leftover,
+        };
         Self { shared: Arc::new(shared) }
     }
 
@@ -141,18 +162,34 @@ impl Receiver {
         active.map(|session| session.told)
     }
 
-    /// Removes what an abandoned transfer left, if nothing was heard of it for `idle`. May be called now
-    /// and then; must not be called on an async worker.
-    pub(crate) fn discard(&self, idle: std::time::Duration) {
-        self.shared.remove_staging(|session| {
-            !session.told.installing && session.last_heard.elapsed() >= idle
-        });
+    /// Whether a node that has applied so much still lacks a database that another member has, or is installing one.
+    pub(crate) fn is_needed(&self, applied: u64) -> bool {
+        applied < self.shared.needed.load(Ordering::Relaxed)
+            || lock(&self.shared.session).as_ref().is_some_and(|session| session.told.installing)
+    }
+
+    /// Removes what an abandoned transfer left, if nothing was heard of it for `idle`. To be called now and then.
+    pub(crate) async fn discard(&self, idle: Duration) {
+        let shared = Arc::clone(&self.shared);
+        let due = match &*lock(&shared.session) {
+            Some(session) => session.is_abandoned(idle),
+            None => shared.leftover.load(Ordering::Relaxed),
+        };
+        if due {
+            let execution = shared.execution;
+            let remove = move || shared.remove_staging(|session| session.is_abandoned(idle));
+            blocking(execution, remove).await;
+        }
     }
 }
 
 impl Session {
     fn is_active(&self) -> bool {
         self.told.installing || self.last_heard.elapsed() < SILENCE
+    }
+
+    fn is_abandoned(&self, idle: Duration) -> bool {
+        !self.told.installing && self.last_heard.elapsed() >= idle
     }
 }
 
@@ -161,6 +198,9 @@ impl Shared {
         let Request { transfer, round, body } = request;
         let execution = self.execution;
         blocking(execution, move || match body {
+            Body::Announce(Announcement { header, index }) => {
+                self.need(&header, index).map(|()| Answer::Done)
+            }
             Body::Offer(offer) => self.begin(transfer, offer),
             Body::Hold { page_count } => self.hold(transfer, round, page_count),
             Body::Compare { first, checksums } => self.compare(transfer, round, first, &checksums),
@@ -170,12 +210,19 @@ impl Shared {
         .await
     }
 
+    /// Notes what a member says that this node needs.
+    fn need(&self, header: &[u8], index: u64) -> Result<(), Refused> {
+        self.landing.admit(header).map_err(|reason| (Refusal::NotAdmitted, reason))?;
+        self.needed.fetch_max(index, Ordering::Relaxed);
+        Ok(())
+    }
+
     fn begin(&self, transfer: TransferId, offer: Offer) -> Result<Answer, Refused> {
-        self.landing.admit(&offer.header).map_err(|reason| (Refusal::NotAdmitted, reason))?;
+        self.need(&offer.header, offer.index)?;
         let own = compare::own_pages(self.replacer.readers(), offer.page_size);
+        // Whoever begins, finishes or removes a transfer has this lock.
         let mut place = self.staging.write().unwrap_or_else(PoisonError::into_inner);
-        let mut session = lock(&self.session);
-        if let Some(current) = &*session {
+        if let Some(current) = &*lock(&self.session) {
             let same = current.transfer == transfer || current.header == offer.header;
             let gives_way = same || current.term < offer.term || !current.is_active();
             if current.told.installing || !gives_way {
@@ -192,7 +239,8 @@ impl Shared {
         let Offer { header, term, page_count, index, .. } = offer;
         let told = Receiving { index, page_count, ..Receiving::default() };
         let last_heard = Instant::now();
-        *session = Some(Session { transfer, header, term, last_heard, held: None, told });
+        let session = Session { transfer, header, term, last_heard, held: None, told };
+        *lock(&self.session) = Some(session);
         Ok(Answer::Ready { pages: staged.max(own) })
     }
 
@@ -396,14 +444,18 @@ impl Shared {
     /// Ends the session and removes the file, if there is no session or it is one of these.
     fn remove_staging(&self, these: impl FnOnce(&Session) -> bool) {
         let mut place = self.staging.write().unwrap_or_else(PoisonError::into_inner);
-        let mut session = lock(&self.session);
-        if !session.as_ref().is_none_or(these) {
-            return;
+        {
+            let mut session = lock(&self.session);
+            if !session.as_ref().is_none_or(these) {
+                return;
+            }
+            *session = None;
         }
-        *session = None;
         *place = None;
-        if let Err(error) = staging::remove(&*self.files, &self.scratch) {
-            // The next transfer tries again, and so does the next start.
+        let removed = staging::remove(&*self.files, &self.scratch);
+        self.leftover.store(removed.is_err(), Ordering::Relaxed);
+        if let Err(error) = removed {
+            // It is tried again, and the next transfer and the next start do so as well.
             tracing::debug!(component = "snapshot", "cannot remove a staging file: {error}");
         }
     }

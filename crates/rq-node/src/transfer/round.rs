@@ -10,7 +10,7 @@ use rq_sqlite::{EntryId, PageReadError, PageReader, checksum_of_page};
 use tokio::task::JoinSet;
 
 use super::{
-    CHUNK_BYTES_MAX, RANGE_PAGES_MAX, TransferError,
+    TransferError,
     message::{Answer, Body, Pages},
     send::{Sending, index, nonsense},
 };
@@ -160,7 +160,8 @@ impl Round {
         let first = u32::try_from(self.next).expect("not beyond the last page");
         let left = self.page_count - first + 1;
         let known = self.comparable.saturating_sub(first - 1);
-        let count = left.min(RANGE_PAGES_MAX).min(if known == 0 { u32::MAX } else { known });
+        let most = sending.transfers.range_pages_max();
+        let count = left.min(most).min(if known == 0 { u32::MAX } else { known });
         self.next += u64::from(count);
         sending.running.pages_seen.fetch_add(count.into(), Ordering::Relaxed);
         if known == 0 {
@@ -192,7 +193,7 @@ impl Round {
     /// Sends the next pages that differ.
     async fn send_chunk(&mut self, sending: &mut Sending<'_>) -> Result<(), TransferError> {
         let options = sending.transfers.options;
-        let most = (options.chunk_bytes.min(CHUNK_BYTES_MAX) / self.page_size).max(1);
+        let most = (sending.transfers.message_bytes_max() / self.page_size).max(1);
         let Some((numbers, summed)) = self.next_numbers(most) else { return Ok(()) };
         let (page_size, level) = (self.page_size, options.compression);
         let chunk =

@@ -7,10 +7,11 @@ use std::{
 
 use bytes::Bytes;
 use rq_sqlite::{EntryId, PageReadError, PageReader, PageSnapshot, Readers, WalSize};
+use tokio::sync::SemaphorePermit;
 
 use super::{
     Refusal, Running, TransferError, Transfers, blocking,
-    message::{Answer, Body, Finish, Offer, Request, TransferId},
+    message::{Announcement, Answer, Body, Finish, Offer, Request, TransferId},
     round::Round,
 };
 use crate::{
@@ -92,18 +93,14 @@ impl Transfers {
         to: &str,
         cargo: Cargo,
     ) -> Result<Sent, TransferError> {
-        let _turn = self.slots.acquire().await.expect("the semaphore is never closed");
-        let readers = cargo.readers.clone();
-        let opened = blocking(self.execution, move || -> Result<_, PageReadError> {
-            let mut reader = readers.page_reader()?;
-            let snapshot = reader.begin()?;
-            reader.end();
-            Ok((reader, snapshot))
-        });
-        let (reader, snapshot) = opened.await?;
         let mut transfer = [0; 16];
         self.entropy.fill(&mut transfer);
         let wire = Wire { network: Arc::clone(network), to: to.to_owned(), transfer };
+        let _turn = match self.slots.try_acquire() {
+            Ok(turn) => turn,
+            Err(_) => self.wait_for_turn(&wire, &cargo).await?,
+        };
+        let (reader, snapshot) = self.open(&cargo).await?;
         let running = self.register(to, &snapshot);
         let source = Source { reader: Some(reader), held: false };
         let (term, wal) = (cargo.term, cargo.wal.clone());
@@ -112,6 +109,37 @@ impl Transfers {
         let sent = sending.run(&cargo, &snapshot).await?;
         lock(&self.counters).done += 1;
         Ok(sent)
+    }
+
+    /// Waits, and tells the receiver meanwhile what it lacks, so that it does not take itself for complete.
+    async fn wait_for_turn(
+        &self,
+        wire: &Wire,
+        cargo: &Cargo,
+    ) -> Result<SemaphorePermit<'_>, TransferError> {
+        let (_reader, snapshot) = self.open(cargo).await?;
+        let announcement = Announcement { header: cargo.header.clone(), index: index(&snapshot) };
+        let turn = self.slots.acquire();
+        tokio::pin!(turn);
+        let turn = tokio::select! {
+            biased;
+            turn = &mut turn => turn,
+            // One that cannot be told will hear it with the offer.
+            _told = wire.call(0, Body::Announce(announcement)) => turn.await,
+        };
+        Ok(turn.expect("the semaphore is never closed"))
+    }
+
+    /// A connection that reads the database's pages, and what the database is at this moment.
+    async fn open(&self, cargo: &Cargo) -> Result<(PageReader, PageSnapshot), TransferError> {
+        let readers = cargo.readers.clone();
+        let opened = blocking(self.execution, move || -> Result<_, PageReadError> {
+            let mut reader = readers.page_reader()?;
+            let snapshot = reader.begin()?;
+            reader.end();
+            Ok((reader, snapshot))
+        });
+        Ok(opened.await?)
     }
 
     fn register(&self, to: &str, snapshot: &PageSnapshot) -> Arc<Running> {

@@ -56,6 +56,66 @@ async fn so_many_transfers_run_at_once_and_others_wait() {
     assert_eq!(most.load(Ordering::Relaxed), 2);
 }
 
+/// Messages are so small that the receiver hears of its sender before it takes the silence for the end.
+#[tokio::test(start_paused = true)]
+async fn a_slow_rate_does_not_sound_like_the_end() {
+    let source = Party::new();
+    source.fill(1500);
+    let options =
+        TransferOptions { bytes_per_second: 30_000, concurrent: 2, ..TransferOptions::default() };
+    let sender = transfers(options);
+    let targets = [(); 2].map(|()| Party::new());
+    let silences = Arc::new(AtomicU64::new(0));
+    let sends = targets.each_ref().map(|target| {
+        let (wires, receiver) = (Wires::to(target), target.receiver.clone());
+        let silences = Arc::clone(&silences);
+        wires.decide(move |number, _| {
+            let silent = number > 0 && receiver.status().is_none();
+            silences.fetch_add(silent.into(), Ordering::Relaxed);
+            Fate::Arrives
+        });
+        let (sender, cargo) = (&sender, source.cargo());
+        async move {
+            let network = wires as Arc<dyn Network>;
+            sender.send(&network, TO, cargo, std::future::pending::<()>()).await.unwrap()
+        }
+    });
+    for (sent, target) in futures_util::future::join_all(sends).await.iter().zip(&targets) {
+        check(&source, target, sent);
+    }
+    assert_eq!(silences.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_its_turn_knows_that_it_lacks_something() {
+    let source = Party::new();
+    source.fill(100);
+    let sender = transfers(TransferOptions { concurrent: 1, ..small() });
+    let [first, second] = [(); 2].map(|()| Party::new());
+    let reaches = source.image().applied.unwrap().index;
+    let (seen, seeing) = std::sync::mpsc::channel();
+    let (to_first, to_second) = (Wires::to(&first), Wires::to(&second));
+    let waiting = second.receiver.clone();
+    to_first.decide(move |number, _| {
+        if number > 4 {
+            seen.send((waiting.is_needed(reaches - 1), waiting.status())).unwrap();
+        }
+        Fate::Arrives
+    });
+    let send = async |wires: Arc<Wires>| {
+        let network = wires as Arc<dyn Network>;
+        sender.send(&network, TO, source.cargo(), std::future::pending::<()>()).await.unwrap()
+    };
+    assert!(!second.receiver.is_needed(0));
+    let (sent, then) = tokio::join!(send(to_first), send(to_second));
+    for (needed, status) in seeing.try_iter() {
+        assert!(needed && status.is_none(), "{status:?}");
+    }
+    check(&source, &first, &sent);
+    check(&source, &second, &then);
+    assert!(!second.receiver.is_needed(then.applied.index));
+}
+
 /// A writer that never stops: each held round lets go, and in the end the transfer gives up.
 #[tokio::test(start_paused = true)]
 async fn the_wal_is_let_go_when_it_grows_and_a_hopeless_transfer_ends() {

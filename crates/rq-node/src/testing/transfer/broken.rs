@@ -1,6 +1,10 @@
 //! Cuts, damage, full disks and other senders: what arrived stays, what is wrong is noticed.
 
-use std::{future::pending, sync::Arc, time::Duration};
+use std::{
+    future::pending,
+    sync::{Arc, Mutex, mpsc},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -10,6 +14,7 @@ use rq_storage::{Execution, FaultFiles, FaultHook, Operation, OperationKind, Ver
 use super::world::{Disk, Fate, Party, TO, Wires, check, send, small, transfers};
 use crate::{
     internode::Network,
+    progress::lock,
     testing::crash::scratch_directory,
     transfer::{Cargo, Refusal, TransferError},
 };
@@ -220,6 +225,8 @@ async fn another_sender_goes_on_where_the_first_was_given_up() {
     given_up(&source, &wires, Cargo { term: 9, ..source.cargo() }, 2).await;
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert_eq!(target.receiver.status(), None, "it has gone quiet");
+    assert!(target.receiver.is_needed(0), "what is needed is needed");
+    assert!(!target.receiver.is_needed(target.progress.applied().index));
     check(
         &source,
         &target,
@@ -234,12 +241,56 @@ async fn an_abandoned_transfer_is_removed_after_a_while() {
     let wires = Wires::to(&target);
     given_up(&source, &wires, source.cargo(), 9).await;
     let idle = Duration::from_secs(60);
-    target.receiver.discard(idle);
+    target.receiver.discard(idle).await;
     assert_eq!(target.scratch().len(), 2);
     tokio::time::sleep(idle).await;
-    target.receiver.discard(idle);
+    target.receiver.discard(idle).await;
     assert_eq!(target.scratch(), Vec::<String>::new());
     check(&source, &target, &send(&source, &wires).await.unwrap());
+}
+
+/// A disk that takes its time to remove a file: until it is told, or for ever in a test's measure.
+struct Slow {
+    asked: mpsc::Sender<()>,
+    released: Mutex<mpsc::Receiver<()>>,
+}
+
+impl FaultHook for Slow {
+    fn before(&self, operation: &Operation<'_>) -> Verdict {
+        if operation.kind == OperationKind::Remove {
+            // The test may have ended.
+            let _ = self.asked.send(());
+            let _ = lock(&self.released).recv_timeout(Duration::from_secs(20));
+        }
+        Verdict::Proceed
+    }
+}
+
+/// On one thread, which would stand still with the disk.
+#[tokio::test]
+async fn a_slow_disk_does_not_hold_up_who_has_an_abandoned_transfer_removed() {
+    let source = Party::new();
+    source.fill(120);
+    let (asked, asking) = mpsc::channel();
+    let (release, released) = mpsc::channel::<()>();
+    let slow = Slow { asked, released: Mutex::new(released) };
+    let files = Arc::new(FaultFiles::new(Arc::new(slow)));
+    let disk = Disk { files, database: None };
+    let target = Party::on(disk, Execution::Threads, scratch_directory());
+    given_up(&source, &Wires::to(&target), source.cargo(), 9).await;
+    while asking.try_recv().is_ok() {}
+    let receiver = target.receiver.clone();
+    let removing = tokio::spawn(async move { receiver.discard(Duration::ZERO).await });
+    let began = std::time::Instant::now();
+    while asking.try_recv().is_err() {
+        assert!(began.elapsed() < Duration::from_secs(15), "the disk is asked, and nobody waits");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(!removing.is_finished(), "the disk has not answered");
+    assert!(target.receiver.status().is_none(), "and can be asked what it does");
+    drop(release);
+    removing.await.unwrap();
+    assert_eq!(target.scratch(), Vec::<String>::new());
 }
 
 #[tokio::test(start_paused = true)]
