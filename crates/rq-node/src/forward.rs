@@ -7,7 +7,8 @@
 //!
 //! # Waiting for a leader
 //! Between two leaders there is a short time without one. A request waits for the next as long as an election takes, before
-//! it fails with "leader not found".
+//! it fails with "leader not found". Where a leader turned out not to answer, that time begins then, and a leader that
+//! is known to be another one is asked as long as the request has time.
 
 use std::time::Duration;
 
@@ -24,8 +25,10 @@ use crate::{
     },
 };
 
-/// How long a read index may take.
+/// How long a round that finds a read index may take. Each read that waits for it has a limit of its own.
 const READ_INDEX_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a request on its way looks whether another node leads; changes of Raft are seen at once.
+const LEADER_GLANCE: Duration = Duration::from_millis(100);
 
 /// How a request may travel, and on whose behalf.
 #[derive(Clone, Debug)]
@@ -68,15 +71,15 @@ impl Node {
                     })
                 }
             };
-            match result {
-                Err(error) if attempt.may_go_on(&error) => inner.pause(&attempt).await,
-                Err(error) => {
-                    if attempt.forwarded {
-                        inner.metrics.remote_executions_failed.add(1);
-                    }
-                    return Err(error);
-                }
+            let error = match result {
                 Ok(written) => return Ok(written),
+                Err(error) => error,
+            };
+            if !inner.goes_on(&mut attempt, &error).await {
+                if attempt.forwarded {
+                    inner.metrics.remote_executions_failed.add(1);
+                }
+                return Err(error);
             }
         }
     }
@@ -104,14 +107,15 @@ impl Node {
         if read.level == Level::Linearizable && !route.forward && !inner.consensus.leads() {
             return Err(inner.not_leader());
         }
-        match inner.establish(&read).await {
+        let patience = route.timeout.min(read.linearizable_timeout);
+        match inner.establish(&read, patience).await {
             Ok(served) => {
                 let sink = inner.run(read, sink).await?;
                 Ok((sink, served))
             }
             // A read that needs the leader, and this node is not (or no longer) it.
             Err(error) if error.leader_is_elsewhere() => {
-                self.elsewhere(read, sink, route, Kind::Query).await
+                self.elsewhere(read, sink, route, RequestKind::Query).await
             }
             Err(error) => Err(error),
         }
@@ -132,7 +136,16 @@ impl Node {
     {
         let inner = self.open_inner()?;
         if inner.consensus.leads() {
-            return self.request(read, sink).await;
+            if inner.consensus.is_alone() {
+                return self.request(read, sink).await;
+            }
+            return match inner.begin_request(read.clone()).await {
+                Ok(begun) => inner.finish_request(begun, sink).await,
+                Err(error) if error.leader_is_elsewhere() => {
+                    self.elsewhere(read, sink, route, RequestKind::Unified).await
+                }
+                Err(error) => Err(error),
+            };
         }
         crate::write::refuse_disallowed(&read.statements)?;
         let (read_only, same) = inner.all_read(read).await?;
@@ -142,14 +155,22 @@ impl Node {
             Level::Linearizable => route.forward,
             Level::Weak | Level::Strong => false,
         };
-        if read_only && local {
-            // Upstream answers `auto` here on every node, without a look at the leader.
-            if read.level == Level::Auto {
-                read.level = Level::None;
-            }
-            return self.request(read, sink).await;
+        if !(read_only && local) {
+            return self.elsewhere(read, sink, route, RequestKind::Unified).await;
         }
-        self.elsewhere(read, sink, route, Kind::Unified).await
+        // Upstream answers `auto` here on every node, without a look at the leader.
+        if read.level == Level::Auto {
+            read.level = Level::None;
+            read.freshness = None;
+        }
+        inner.count_request(&read);
+        match inner.establish(&read, route.timeout).await {
+            Ok(served) => Ok((inner.run(read, sink).await?, served)),
+            Err(error) if error.leader_is_elsewhere() => {
+                self.elsewhere(read, sink, route, RequestKind::Unified).await
+            }
+            Err(error) => Err(error),
+        }
     }
 
     async fn elsewhere<S>(
@@ -157,7 +178,7 @@ impl Node {
         read: Read,
         mut sink: S,
         route: &Route,
-        kind: Kind,
+        kind: RequestKind,
     ) -> Result<(S, Served), Error>
     where
         S: ResultSink + Send + 'static,
@@ -166,24 +187,28 @@ impl Node {
         let mut attempt = inner.attempt(route);
         loop {
             let result = match inner.find_leader(&mut attempt).await? {
-                Leader::Here => {
-                    return match kind {
-                        Kind::Query => self.query(read, sink).await,
-                        Kind::Unified => self.request(read, sink).await,
-                    };
-                }
+                Leader::Here => match inner.begin(kind, &read).await {
+                    Ok(begun) => return inner.finish_request(begun, sink).await,
+                    Err(error) => Err(error),
+                },
                 Leader::There(leader) => {
                     let ask = match kind {
-                        Kind::Query => {
+                        RequestKind::Query => {
                             inner.metrics.remote_queries.add(1);
                             Ask::Query(read.clone())
                         }
-                        Kind::Unified => {
+                        RequestKind::Unified => {
                             inner.metrics.remote_requests.add(1);
                             Ask::Unified(read.clone())
                         }
                     };
-                    let asked = inner.ask_leader(&leader, ask, &attempt).await;
+                    let asked = inner.ask_leader(&leader, ask, &attempt);
+                    let asked = match kind {
+                        RequestKind::Query => {
+                            inner.unless_replaced(inner.one_attempt(), asked).await
+                        }
+                        RequestKind::Unified => asked.await,
+                    };
                     asked.and_then(|answer| match answer {
                         Answer::Results { results, level, index } => {
                             for result in &results {
@@ -196,16 +221,16 @@ impl Node {
                     })
                 }
             };
-            match result {
-                Err(error) if attempt.may_go_on(&error) => inner.pause(&attempt).await,
-                Err(error) => {
-                    match kind {
-                        Kind::Query => inner.metrics.remote_queries_failed.add(1),
-                        Kind::Unified => inner.metrics.remote_requests_failed.add(1),
-                    }
-                    return Err(error);
-                }
+            let error = match result {
                 Ok(served) => return Ok((sink, served)),
+                Err(error) => error,
+            };
+            if !inner.goes_on(&mut attempt, &error).await {
+                match kind {
+                    RequestKind::Query => inner.metrics.remote_queries_failed.add(1),
+                    RequestKind::Unified => inner.metrics.remote_requests_failed.add(1),
+                }
+                return Err(error);
             }
         }
     }
@@ -234,8 +259,9 @@ impl Node {
     }
 }
 
+/// What a request asks of its leader.
 #[derive(Clone, Copy)]
-enum Kind {
+pub(crate) enum RequestKind {
     Query,
     Unified,
 }
@@ -254,19 +280,34 @@ struct Attempt<'a> {
     deadline: Instant,
     retries: u32,
     forwarded: bool,
+    /// Who was asked last.
+    asked: Option<String>,
+    /// Who was asked in vain last.
+    failed: Option<String>,
 }
 
 impl Attempt<'_> {
-    /// Whether a failed request may be sent again: it was certainly not done, and there is time.
-    fn may_go_on(&mut self, error: &Error) -> bool {
+    /// Whether a failed request may be sent again: it was certainly not done, or changes nothing, and there is time.
+    fn may_go_on(&mut self, error: &Error, leader: Option<Member>, patience: Duration) -> bool {
         let now = Instant::now();
         let elsewhere = error.leader_is_elsewhere();
         let unreached = matches!(error, Error::Unreachable(_));
-        if unreached && self.retries > 0 && now < self.deadline {
+        if !(elsewhere || unreached) || now >= self.deadline {
+            return false;
+        }
+        if unreached && self.retries > 0 {
             self.retries -= 1;
             return true;
         }
-        self.route.forward && (elsewhere || unreached) && now < self.patience
+        if !self.route.forward {
+            return false;
+        }
+        // That this leader is none is known from now on; the election may only be beginning.
+        if self.failed != self.asked {
+            self.failed.clone_from(&self.asked);
+            self.patience = self.patience.max(now + patience).min(self.deadline);
+        }
+        now < self.patience || leader.is_some_and(|leader| Some(leader.id) != self.asked)
     }
 }
 
@@ -286,6 +327,8 @@ impl Inner {
             deadline: now + route.timeout,
             retries: route.retries,
             forwarded: false,
+            asked: None,
+            failed: None,
         }
     }
 
@@ -297,8 +340,32 @@ impl Inner {
         self.options.timing.election_timeout.max(Duration::from_millis(500)) * 2
     }
 
+    /// How long one attempt to ask the leader for an index may take: a leader that needs longer may be none any more.
+    pub(crate) fn one_attempt(&self) -> Duration {
+        self.options.timing.election_timeout.max(Duration::from_millis(500))
+    }
+
+    /// Whether a request that failed is to be tried again; waits a moment before, in which news of another leader may come.
+    async fn goes_on(&self, attempt: &mut Attempt<'_>, error: &Error) -> bool {
+        const MOMENT: Duration = Duration::from_millis(25);
+        if !attempt.may_go_on(error, self.consensus.leader(), self.election_patience()) {
+            return false;
+        }
+        tokio::time::sleep_until((Instant::now() + MOMENT).min(attempt.deadline)).await;
+        true
+    }
+
     /// Finds the leader, waiting for one if there is none just now.
     async fn find_leader(&self, attempt: &mut Attempt<'_>) -> Result<Leader, Error> {
+        let found = self.look_for_leader(attempt).await?;
+        attempt.asked = Some(match &found {
+            Leader::Here => self.node_id.clone(),
+            Leader::There(leader) => leader.id.clone(),
+        });
+        Ok(found)
+    }
+
+    async fn look_for_leader(&self, attempt: &mut Attempt<'_>) -> Result<Leader, Error> {
         if self.consensus.leads() {
             return Ok(Leader::Here);
         }
@@ -335,23 +402,66 @@ impl Inner {
     /// # Errors
     /// No leader in the time an election takes, or it does not answer.
     pub(crate) async fn read_index(&self) -> Result<u64, Error> {
-        let route =
-            Route { credentials: None, forward: true, timeout: READ_INDEX_TIMEOUT, retries: 0 };
+        // Asking changes nothing, so it is done again as long as there is a leader to ask.
+        let (timeout, retries) = (READ_INDEX_TIMEOUT, u32::MAX);
+        let route = Route { credentials: None, forward: true, timeout, retries };
         let mut attempt = self.attempt(&route);
         loop {
-            let found = match self.find_leader(&mut attempt).await? {
-                Leader::Here => self.confirm_leadership().await,
-                Leader::There(leader) => {
-                    match self.ask_leader(&leader, Ask::ReadIndex, &attempt).await {
-                        Ok(Answer::Index(index)) => Ok(index),
-                        Ok(other) => Err(unexpected(&leader.raft_addr, &other)),
-                        Err(error) => Err(error),
-                    }
-                }
+            let leader = self.find_leader(&mut attempt).await?;
+            let asked = self.unless_replaced(Duration::ZERO, self.index_of(&leader, &attempt));
+            let found = match tokio::time::timeout(self.one_attempt(), asked).await {
+                Ok(found) => found,
+                Err(_) => Err(Error::Unreachable("the leader gives no index in time".to_owned())),
             };
             match found {
-                Err(error) if attempt.may_go_on(&error) => self.pause(&attempt).await,
+                Err(error) if self.goes_on(&mut attempt, &error).await => {}
                 found => return found,
+            }
+        }
+    }
+
+    async fn index_of(&self, leader: &Leader, attempt: &Attempt<'_>) -> Result<u64, Error> {
+        match leader {
+            Leader::Here => self.confirm_leadership().await,
+            Leader::There(leader) => {
+                match self.ask_leader(leader, Ask::ReadIndex, attempt).await? {
+                    Answer::Index(index) => Ok(index),
+                    other => Err(unexpected(&leader.raft_addr, &other)),
+                }
+            }
+        }
+    }
+
+    /// Waits for the answer of a leader, but not for that of one that another has replaced: it has `grace` from then.
+    /// Only for what may be asked again.
+    async fn unless_replaced<T>(
+        &self,
+        grace: Duration,
+        asked: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let replaced = async {
+            self.another_leads().await;
+            tokio::time::sleep(grace).await;
+        };
+        tokio::select! {
+            biased;
+            answer = asked => answer,
+            () = replaced => Err(Error::Unreachable("another node leads meanwhile".to_owned())),
+        }
+    }
+
+    /// Waits until there is a leader that is not the one of now.
+    async fn another_leads(&self) {
+        let before = self.consensus.glance();
+        let mut changes = self.consensus.changes();
+        loop {
+            if tokio::time::timeout(LEADER_GLANCE, changes.next()).await == Ok(false) {
+                // Raft is gone: nothing will ever change.
+                std::future::pending::<()>().await;
+            }
+            let now = self.consensus.glance();
+            if now.leader.is_some() && (now.term, now.leader) != (before.term, before.leader) {
+                return;
             }
         }
     }
@@ -365,12 +475,6 @@ impl Inner {
         let timeout = attempt.deadline.saturating_duration_since(Instant::now());
         let credentials = attempt.route.credentials.clone();
         self.client.ask(&leader.raft_addr, ask, credentials, timeout).await
-    }
-
-    /// Waits a moment before the next attempt: news of another leader may be on its way.
-    async fn pause(&self, attempt: &Attempt<'_>) {
-        const MOMENT: Duration = Duration::from_millis(25);
-        tokio::time::sleep_until((Instant::now() + MOMENT).min(attempt.deadline)).await;
     }
 
     /// Does here what the leader is to do if this node leads, else asks the leader; gives who did it if it was another.

@@ -4,6 +4,7 @@
 //! admission and by status. Nothing here waits for the database or the disk.
 
 use std::{
+    collections::VecDeque,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
@@ -19,6 +20,11 @@ use tokio::time::Instant;
 #[cfg(test)]
 use crate::testing::watch;
 use crate::{Error, Impairment, disk_watch::DiskState};
+
+/// Entries heard of within this time count as heard of at once.
+const MISSING_STEP: Duration = Duration::from_millis(10);
+/// Notes kept of what is committed and not applied.
+const MISSING_NOTES: usize = 4096;
 
 /// The shared view. See the module's documentation.
 #[derive(Debug)]
@@ -40,13 +46,46 @@ pub(crate) struct Progress {
 const SILENCE: Duration = Duration::from_millis(250);
 
 /// What was heard of the leader by a node that follows it.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 struct Heard {
     at: Option<Instant>,
-    /// The last entry it is known to have.
+    /// The entry received last.
     last_index: u64,
     /// By how much the clock here was ahead of the leader's stamp when the last entry was applied.
     lag_ms: i64,
+    /// What is committed and not applied here.
+    missing: Missing,
+}
+
+/// What is known to be committed and is not applied here, and since when it is known; the oldest first.
+#[derive(Debug, Default)]
+struct Missing(VecDeque<(u64, Instant)>);
+
+impl Missing {
+    /// Forgets what is applied.
+    fn forget(&mut self, applied: u64) {
+        while self.0.front().is_some_and(|(index, _)| *index <= applied) {
+            self.0.pop_front();
+        }
+    }
+
+    /// Notes that entries up to this one are committed. What is heard within a short time, or beyond a number of
+    /// notes, counts as heard with the note before it: rather too old than too fresh.
+    fn note(&mut self, committed: u64, now: Instant) {
+        let full = self.0.len() >= MISSING_NOTES;
+        match self.0.back_mut() {
+            Some((index, _)) if committed <= *index => {}
+            Some((index, at)) if full || now.duration_since(*at) < MISSING_STEP => {
+                *index = committed;
+            }
+            _ => self.0.push_back((committed, now)),
+        }
+    }
+
+    /// Since when the oldest of it is known.
+    fn since(&self) -> Option<Instant> {
+        self.0.front().map(|(_, at)| *at)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -83,11 +122,17 @@ impl Progress {
         }
     }
 
-    /// Notes that the leader was heard, and how far its log reaches.
-    pub(crate) fn hear_leader(&self, last_index: u64) {
+    /// Notes that the leader was heard, the last of the entries it sent, if any, and how far it has committed.
+    pub(crate) fn hear_leader(&self, received: Option<u64>, committed: Option<u64>) {
+        let now = Instant::now();
+        let applied = self.applied().index;
         let mut heard = lock(&self.leader);
-        let before = heard.at.replace(Instant::now());
-        heard.last_index = heard.last_index.max(last_index);
+        let before = heard.at.replace(now);
+        heard.last_index = received.unwrap_or(heard.last_index);
+        heard.missing.forget(applied);
+        if let Some(committed) = committed.filter(|committed| *committed > applied) {
+            heard.missing.note(committed, now);
+        }
         drop(heard);
         if before.is_none_or(|before| before.elapsed() >= SILENCE) {
             let next = self.heard_again.borrow().wrapping_add(1);
@@ -110,11 +155,17 @@ impl Progress {
         lock(&self.leader).at.map(|at| at.elapsed())
     }
 
-    /// Whether this node has not applied all it heard of, and what it applied last was older than `limit` then.
+    /// Whether the data of this node is known to be older than `limit`: something committed has been missing for
+    /// longer; or not all that was received is applied, and what was applied last was older than `limit` then.
     pub(crate) fn lags_by_more_than(&self, limit: Duration) -> bool {
-        let Heard { at: _, last_index, lag_ms } = *lock(&self.leader);
+        let applied = self.applied().index;
+        let mut heard = lock(&self.leader);
+        heard.missing.forget(applied);
+        if heard.missing.since().is_some_and(|since| since.elapsed() > limit) {
+            return true;
+        }
         let limit_ms = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
-        last_index > 0 && self.applied().index != last_index && lag_ms > limit_ms
+        heard.last_index > 0 && applied != heard.last_index && heard.lag_ms > limit_ms
     }
 
     /// Waits until an entry of this term is applied.
@@ -281,4 +332,64 @@ impl Progress {
 /// Locks; a panic elsewhere while holding the lock leaves plain data that is still right.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(index: u64) -> EntryId {
+        EntryId { term: 1, index }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn data_is_as_old_as_what_is_committed_and_missing() {
+        let progress = Progress::new(Some(entry(10)), 0);
+        let limit = Duration::from_secs(1);
+        let pass = |milliseconds| tokio::time::advance(Duration::from_millis(milliseconds));
+        assert!(!progress.lags_by_more_than(limit));
+        progress.hear_leader(Some(10), Some(10));
+        pass(5000).await;
+        assert!(!progress.lags_by_more_than(limit), "nothing is missing");
+        // What was received and is not committed is nobody's to miss.
+        progress.hear_leader(Some(12), Some(10));
+        pass(5000).await;
+        assert!(!progress.lags_by_more_than(limit));
+        progress.hear_leader(None, Some(11));
+        pass(600).await;
+        progress.hear_leader(None, Some(12));
+        pass(600).await;
+        assert!(progress.lags_by_more_than(limit), "the first is missing for 1.2 s");
+        progress.set_applied(entry(11), 0);
+        assert!(!progress.lags_by_more_than(limit), "the second for 0.6 s");
+        pass(600).await;
+        assert!(progress.lags_by_more_than(limit));
+        progress.set_applied(entry(12), 0);
+        assert!(!progress.lags_by_more_than(limit));
+    }
+
+    /// A node that follows closely all the time is never called old, however long that goes on.
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_is_always_a_little_behind_is_not_older_than_that() {
+        let progress = Progress::new(Some(entry(1)), 0);
+        for index in 2..3000 {
+            progress.hear_leader(Some(index), Some(index));
+            assert!(!progress.lags_by_more_than(Duration::from_millis(100)));
+            tokio::time::advance(Duration::from_millis(3)).await;
+            progress.set_applied(entry(index - 1), 0);
+        }
+        assert!(lock(&progress.leader).missing.0.len() <= 1);
+    }
+
+    /// Entries of a leader that was deposed are replaced by those of the next.
+    #[tokio::test(start_paused = true)]
+    async fn what_was_never_committed_is_forgotten() {
+        let progress = Progress::new(Some(entry(10)), 0);
+        progress.hear_leader(Some(20), Some(10));
+        progress.note_lag(5000);
+        assert!(progress.lags_by_more_than(Duration::from_secs(1)));
+        progress.hear_leader(Some(11), Some(11));
+        progress.set_applied(entry(11), 0);
+        assert!(!progress.lags_by_more_than(Duration::from_secs(1)));
+    }
 }

@@ -28,6 +28,8 @@ use rq_storage::Execution;
 
 use crate::{
     Error, Level, Read, Served,
+    batcher::Proposed,
+    forward::RequestKind,
     node::{Inner, Node},
     write::refuse_disallowed,
 };
@@ -36,6 +38,8 @@ use crate::{
 const ROUND_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a weak read waits for a new leader to apply its first entry.
 const NEW_LEADER_PATIENCE: Duration = Duration::from_secs(5);
+/// How often a read that waits for this node to catch up looks whether it can.
+const LEFT_OUT_GLANCE: Duration = Duration::from_millis(250);
 /// VM steps a read may take on an async worker: about a millisecond.
 const INLINE_STEPS: u64 = 20_000;
 
@@ -54,7 +58,7 @@ impl Node {
         if read.transaction {
             inner.metrics.query_transactions.add(1);
         }
-        let served = inner.establish(&read).await?;
+        let served = inner.establish(&read, read.linearizable_timeout).await?;
         let sink = inner.run(read, sink).await?;
         Ok((sink, served))
     }
@@ -63,29 +67,13 @@ impl Node {
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn request<S>(&self, read: Read, mut sink: S) -> Result<(S, Served), Error>
+    pub async fn request<S>(&self, read: Read, sink: S) -> Result<(S, Served), Error>
     where
         S: ResultSink + Send + 'static,
     {
-        refuse_disallowed(&read.statements)?;
         let inner = self.open_inner()?;
-        inner.metrics.requests.add(1);
-        if read.transaction {
-            inner.metrics.request_transactions.add(1);
-        }
-        let (read_only, mut read) = inner.all_read(read).await?;
-        if read_only {
-            // The level of an all-read request is honoured here on every node, also `auto`.
-            let served = inner.establish(&read).await?;
-            let sink = inner.run(read, sink).await?;
-            return Ok((sink, served));
-        }
-        let level = std::mem::take(&mut read.level);
-        let proposed = inner.write_unified(read).await?;
-        for result in &proposed.outcome.results {
-            result.outcome.replay(result.elapsed, &mut sink);
-        }
-        Ok((sink, Served { level, index: Some(proposed.index), served_by: None }))
+        let begun = inner.begin_request(read).await?;
+        inner.finish_request(begun, sink).await
     }
 
     /// SQLite's message if the text does not compile for a reason of syntax; nothing is run.
@@ -108,7 +96,71 @@ impl Node {
     }
 }
 
+/// A request that nothing can stand in the way of any more but its own statements.
+pub(crate) enum Begun {
+    /// Its level is established; it is still to be read.
+    Reading(Read, Served),
+    /// It went through the log.
+    Written(Proposed, Level),
+}
+
 impl Inner {
+    /// Does what needs this node to lead. What fails because it does not was not done.
+    pub(crate) async fn begin(&self, kind: RequestKind, read: &Read) -> Result<Begun, Error> {
+        match kind {
+            RequestKind::Unified => self.begin_request(read.clone()).await,
+            RequestKind::Query => {
+                let served = self.establish(read, read.linearizable_timeout).await?;
+                Ok(Begun::Reading(read.clone(), served))
+            }
+        }
+    }
+
+    /// The same of mixed statements: a reader reads what only reads, the rest goes through the log.
+    pub(crate) async fn begin_request(&self, read: Read) -> Result<Begun, Error> {
+        refuse_disallowed(&read.statements)?;
+        self.count_request(&read);
+        let (read_only, mut read) = self.all_read(read).await?;
+        if read_only {
+            // The level of an all-read request is honoured here on every node, also `auto`.
+            let served = self.establish(&read, read.linearizable_timeout).await?;
+            return Ok(Begun::Reading(read, served));
+        }
+        if let Some(index) = read.min_index {
+            // What it reads on the way sees at least what is applied before it is proposed.
+            self.progress.wait_applied(index, read.linearizable_timeout).await?;
+        }
+        let level = std::mem::take(&mut read.level);
+        Ok(Begun::Written(self.write_unified(read).await?, level))
+    }
+
+    /// Gives the results.
+    pub(crate) async fn finish_request<S>(
+        &self,
+        begun: Begun,
+        mut sink: S,
+    ) -> Result<(S, Served), Error>
+    where
+        S: ResultSink + Send + 'static,
+    {
+        match begun {
+            Begun::Reading(read, served) => Ok((self.run(read, sink).await?, served)),
+            Begun::Written(proposed, level) => {
+                for result in &proposed.outcome.results {
+                    result.outcome.replay(result.elapsed, &mut sink);
+                }
+                Ok((sink, Served { level, index: Some(proposed.index), served_by: None }))
+            }
+        }
+    }
+
+    pub(crate) fn count_request(&self, read: &Read) {
+        self.metrics.requests.add(1);
+        if read.transaction {
+            self.metrics.request_transactions.add(1);
+        }
+    }
+
     /// Whether every statement may run on a reader. Asked on this worker if a connection is free,
     /// else where waiting for one is allowed.
     pub(crate) async fn all_read(&self, read: Read) -> Result<(bool, Read), Error> {
@@ -136,8 +188,9 @@ impl Inner {
         limit.map(|limit| Instant::now() + limit)
     }
 
-    /// Makes sure that a read on this node now is as fresh as asked.
-    pub(crate) async fn establish(&self, read: &Read) -> Result<Served, Error> {
+    /// Makes sure that a read on this node now is as fresh as asked. On a node that does not lead, the leader may take
+    /// `patience` to say what a linearizable read must see.
+    pub(crate) async fn establish(&self, read: &Read, patience: Duration) -> Result<Served, Error> {
         let mut served = Served { level: read.level, index: None, served_by: None };
         match read.level {
             Level::None => self.check_freshness(read)?,
@@ -151,20 +204,57 @@ impl Inner {
                 applied.await?;
             }
             Level::Linearizable => {
-                let index = in_time(read, self.confirmations.join()).await?;
-                self.progress.wait_applied(index, read.linearizable_timeout).await?;
+                self.catch_up(read, patience).await?;
             }
             Level::Strong => {
                 if !self.consensus.leads() {
                     return Err(self.not_leader());
                 }
-                served.index = Some(in_time(read, self.barriers.join()).await?);
+                let wait = read.timeout.unwrap_or(ROUND_PATIENCE);
+                served.index = Some(in_time(read, wait, self.barriers.join()).await?);
             }
         }
         if let Some(index) = read.min_index {
             self.progress.wait_applied(index, read.linearizable_timeout).await?;
         }
         Ok(served)
+    }
+
+    /// Waits until this node has applied what a linearizable read must see.
+    async fn catch_up(&self, read: &Read, patience: Duration) -> Result<(), Error> {
+        let limit = if self.consensus.leads() {
+            // The client's time is for the state machine; a round that has a quorum takes a heartbeat.
+            read.linearizable_timeout.max(self.one_attempt())
+        } else {
+            patience
+        };
+        let began = tokio::time::Instant::now();
+        let index = in_time(read, limit, self.confirmations.join()).await;
+        let index = match index {
+            Err(Error::DeadlineExceeded) if self.consensus.leader().is_none() => {
+                return Err(Error::LeaderNotFound);
+            }
+            index => index?,
+        };
+        let left = limit.saturating_sub(began.elapsed()).min(read.linearizable_timeout);
+        let deadline = tokio::time::Instant::now() + left;
+        loop {
+            let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+            let applied = self.progress.wait_applied(index, left.min(LEFT_OUT_GLANCE)).await;
+            match applied {
+                Err(Error::WaitTimeout { .. }) if left > LEFT_OUT_GLANCE => {}
+                end => return end,
+            }
+            if self.is_left_out() {
+                return Err(self.not_leader());
+            }
+        }
+    }
+
+    /// Whether nobody tells this node what is committed: it was removed, or the leader does not reach it.
+    fn is_left_out(&self) -> bool {
+        let silent = self.progress.leader_silent_for();
+        !self.consensus.leads() && silent.is_none_or(|silent| silent > self.one_attempt())
     }
 
     /// A node that does not lead answers only while its last contact with the leader is recent enough.
@@ -244,12 +334,13 @@ impl Drop for Turn<'_> {
     }
 }
 
-/// Waits for a round no longer than the read allows.
+/// Waits for a round no longer than the read allows, and not beyond `limit`, however long the round goes on.
 async fn in_time(
     read: &Read,
+    limit: Duration,
     round: impl Future<Output = Result<u64, Error>>,
 ) -> Result<u64, Error> {
-    let patience = read.timeout.unwrap_or(ROUND_PATIENCE);
+    let patience = read.timeout.map_or(limit, |timeout| timeout.min(limit));
     tokio::time::timeout(patience, round).await.map_err(|_| Error::DeadlineExceeded)?
 }
 

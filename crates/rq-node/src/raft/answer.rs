@@ -72,7 +72,7 @@ impl RaftAnswers {
                 let is_taken = matches!(&answer, Ok(answer) if !matches!(answer, HigherVote(_)));
                 // A leader that has lost its quorum is no contact with the cluster.
                 if is_taken && leads {
-                    self.progress.hear_leader(entries_last.max(committed).unwrap_or_default());
+                    self.progress.hear_leader(entries_last, committed);
                 }
                 answer.map_or_else(refused, Answer::Append)
             }

@@ -4,6 +4,7 @@ mod answering;
 mod disks;
 mod forming;
 mod membership;
+mod reads;
 mod recovery;
 
 use std::{sync::Arc, time::Duration};

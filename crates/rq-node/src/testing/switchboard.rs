@@ -23,6 +23,8 @@ pub(super) struct Switchboard(Arc<Mutex<Lines>>);
 struct Lines {
     answerers: BTreeMap<String, Arc<dyn Answerer>>,
     cut: BTreeSet<(String, String)>,
+    /// Addresses without a machine, and how long it takes to find that out.
+    dead: BTreeMap<String, Duration>,
 }
 
 /// One node's side of a switchboard.
@@ -56,6 +58,16 @@ impl Switchboard {
             }
         }
     }
+
+    /// Loses calls from the first to the second of each pair; answers to calls in the other direction arrive.
+    pub(super) fn cut_lines(&self, pairs: &[(String, String)]) {
+        lock(&self.0).cut.extend(pairs.iter().cloned());
+    }
+
+    /// From now on nobody can connect to this address; who tries knows after a while.
+    pub(super) fn bury(&self, address: &str, found_out_after: Duration) {
+        lock(&self.0).dead.insert(address.to_owned(), found_out_after);
+    }
 }
 
 impl std::fmt::Debug for Line {
@@ -69,6 +81,11 @@ impl Network for Line {
         let Self { board, own } = self.clone();
         Box::pin(async move {
             let Call { to, lane, request, timeout } = call;
+            let dead = lock(&board.0).dead.get(&to).copied();
+            if let Some(after) = dead {
+                tokio::time::sleep(after.min(timeout)).await;
+                return Err(CallError::NotSent("nobody answers the call".to_owned()));
+            }
             let answerer = {
                 let lines = lock(&board.0);
                 let cut = lines.cut.contains(&(own, to.clone()));

@@ -14,14 +14,14 @@ use super::{
 use crate::{EffectKnown, Error, Level, Node, Read, Write, Written, read::Collected};
 
 /// Keeps the applier busy until it is dropped, as a statement that takes long would.
-struct Busy {
+pub(super) struct Busy {
     release: Option<mpsc::Sender<()>>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
 impl Busy {
     /// Returns once the applier is busy.
-    fn keep(node: &Node) -> Self {
+    pub(super) fn keep(node: &Node) -> Self {
         let applier = node.inner().machinery.applier.clone();
         let (release, released) = mpsc::channel::<()>();
         let (begun, began) = mpsc::channel();
