@@ -84,7 +84,10 @@ async fn wait(call: &Call<'_>, ticket: Ticket) -> Result<(), Reply> {
     match tokio::time::timeout(call.timeout(), ticket.done).await {
         Ok(Ok(Ok(()))) => Ok(()),
         Ok(Ok(Err(error))) => Err(error::in_json(call, &error)),
-        Ok(Err(_gone)) => Err(error::in_json(call, &Error::ShuttingDown)),
+        Ok(Err(_gone)) => {
+            let reason = "the queue ended without a word".to_owned();
+            Err(error::in_json(call, &Error::OutcomeUnknown(reason)))
+        }
         Err(_elapsed) => {
             call.service.metrics.queued_wait_timeout.increment();
             Err(error::queue_timeout())

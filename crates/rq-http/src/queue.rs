@@ -10,7 +10,7 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -76,7 +76,7 @@ pub(crate) struct Worker {
 pub(crate) struct Ticket {
     /// Its number.
     pub(crate) sequence: u64,
-    /// Resolves when the request has been dealt with; an error is the sender's end of the process.
+    /// Resolves when the request has been dealt with, or never will be.
     pub(crate) done: oneshot::Receiver<Result<(), Error>>,
 }
 
@@ -85,10 +85,39 @@ struct Item {
     statements: Vec<Statement>,
     bytes: usize,
     sequence: u64,
-    done: oneshot::Sender<Result<(), Error>>,
+    waiter: Waiter,
     /// In whose name; requests of different callers never share a write.
     credentials: Option<Credentials>,
     _room: OwnedSemaphorePermit,
+}
+
+/// Whoever waits for a request. If the worker ends without a word, it is told what is certain.
+#[derive(Debug)]
+struct Waiter {
+    done: Option<oneshot::Sender<Result<(), Error>>>,
+    /// Whether the request is being tried and may have been done.
+    under_way: AtomicBool,
+}
+
+impl Waiter {
+    fn tell(&mut self, result: Result<(), Error>) {
+        if let Some(done) = self.done.take() {
+            // Nobody may be waiting.
+            drop(done.send(result));
+        }
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        let end = if self.under_way.load(Ordering::Relaxed) {
+            let reason = "the node stopped while the queued write was under way";
+            Error::OutcomeUnknown(reason.to_owned())
+        } else {
+            Error::ShuttingDown
+        };
+        self.tell(Err(end));
+    }
 }
 
 impl Queue {
@@ -139,7 +168,8 @@ impl Queue {
         let mut last = self.sequence.lock().unwrap_or_else(PoisonError::into_inner);
         *last += 1;
         let sequence = *last;
-        place.send(Item { statements, bytes, sequence, done, credentials, _room: room });
+        let waiter = Waiter { done: Some(done), under_way: AtomicBool::new(false) };
+        place.send(Item { statements, bytes, sequence, waiter, credentials, _room: room });
         Ok(Ticket { sequence, done: done_seen })
     }
 
@@ -229,7 +259,7 @@ impl Worker {
     }
 
     /// Tells whoever waits how it ended.
-    fn settle(&self, item: Item, result: Result<(), Error>) {
+    fn settle(&self, mut item: Item, result: Result<(), Error>) {
         if let Err(error) = &result {
             self.metrics.queued_dropped.increment();
             let (sequence, statements) = (item.sequence, item.statements.len());
@@ -244,8 +274,7 @@ impl Worker {
             }
         }
         self.processed.fetch_max(item.sequence, Ordering::Relaxed);
-        // Nobody may be waiting.
-        drop(item.done.send(result));
+        item.waiter.tell(result);
     }
 
     /// Runs the statements of requests as one write, again and again while that may help.
@@ -257,6 +286,12 @@ impl Worker {
         let mut warned = false;
         loop {
             let is_last = *self.mode.borrow() >= Mode::Hurrying;
+            let mark = |under_way| {
+                for item in items {
+                    item.waiter.under_way.store(under_way, Ordering::Relaxed);
+                }
+            };
+            mark(true);
             let error = match self.attempt(items).await {
                 Ok(written) => {
                     self.metrics.queued_ok.increment();
@@ -266,6 +301,7 @@ impl Worker {
                 }
                 Err(error) => error,
             };
+            mark(error.outcome() == EffectKnown::Unknown);
             self.count_failure(&error);
             if is_last || !may_pass(&error) {
                 return Err(error);
@@ -356,3 +392,6 @@ async fn until(deadline: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;
