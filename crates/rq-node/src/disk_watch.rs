@@ -23,6 +23,8 @@ use crate::{node::Inner, raft::change::RaftMember};
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 /// A member that answered this recently can take leadership.
 const RECENT: Duration = Duration::from_secs(1);
+/// A member this many entries behind can take leadership: what it lacks is on its way.
+const CLOSE_ENTRIES: u64 = 64;
 /// How long a member may take to say how its disk fares. Short, because a disk that hangs has taken its time already.
 const ASK_TIMEOUT: Duration = Duration::from_millis(400);
 /// The time between two attempts to hand leadership over.
@@ -170,12 +172,15 @@ impl Inner {
         }
     }
 
-    /// The voter whose disk fares best, if better than this one's; among equals the one that is farthest.
+    /// The voter whose disk fares best, if better than this one's; among equals the one that is farthest. One that lags
+    /// cannot be elected: handing over to it would only cost an election.
     async fn who_fares_better(&self, own: DiskState) -> Option<RaftMember> {
+        let last = self.log.state().last.map_or(0, |last| last.index);
         let others = self.consensus.members().into_iter().filter(|member| {
             member.voter
                 && member.raft_id != self.raft_id
                 && member.silent_for.is_some_and(|silent| silent < RECENT)
+                && member.matched.is_some_and(|matched| matched + CLOSE_ENTRIES >= last)
         });
         let asked = others.map(|member| async move {
             let answer = self.client.metadata(&member.peer.raft_addr, ASK_TIMEOUT).await;

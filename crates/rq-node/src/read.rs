@@ -201,7 +201,12 @@ impl Inner {
                 }
                 // A new leader may still have to apply what its predecessor acknowledged.
                 let applied = self.progress.wait_term(self.consensus.term(), NEW_LEADER_PATIENCE);
-                applied.await?;
+                match applied.await {
+                    Err(Error::NotReady) if !self.consensus.leads() => {
+                        return Err(self.not_leader());
+                    }
+                    applied => applied?,
+                }
             }
             Level::Linearizable => {
                 self.catch_up(read, patience).await?;

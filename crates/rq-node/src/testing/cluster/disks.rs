@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{Environment, Error, Formation, Level, Node};
+use crate::{Environment, Error, Formation, Level, Node, Options};
 
 use super::{
     super::{
@@ -141,6 +141,38 @@ async fn leadership_goes_to_the_member_that_has_room_and_stays_there() {
     assert!(tight.node(2).is_leader() && tight.node(2).status().raft.term == term);
     insert(&second, 2).await.unwrap();
     tight.cluster.close().await;
+}
+
+/// Somebody else who waits, for whatever reason, does not keep the disk from being watched.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leadership_is_handed_over_while_a_change_of_the_membership_waits() {
+    let mut cluster = Cluster::new();
+    let disks = Disks::new();
+    let environment = Environment {
+        execution: rq_storage::Execution::Threads,
+        network: cluster.board.line(&address("a")),
+        ..disks.environment(1)
+    };
+    let reaping = |options: &mut Options| options.reap.replicas_after = Duration::from_millis(100);
+    cluster.start_with("a", &Formation::Alone, environment, reaping).await;
+    cluster.start("b", &join(&["a"])).await;
+    cluster.start("c", &join(&["a"])).await;
+    let environment = cluster.environment("r");
+    cluster.start_with("r", &join(&["a"]), environment, |options| options.replica = true).await;
+    for member in &cluster.members {
+        wait_ready(&member.node).await;
+    }
+    let leader = cluster.members[0].node.clone();
+    let inner = leader.inner();
+    let change = inner.joins.lock().await;
+    cluster.board.isolate(&address("r"), &cluster.addresses(), true);
+    // It is to be removed, which waits for the change.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    disks.files.set_free_space(Some(0));
+    until("another leads", || cluster.members[1..3].iter().any(|member| member.node.is_leader()))
+        .await;
+    drop(change);
+    cluster.close().await;
 }
 
 /// A database that takes nothing keeps a node from standing, but not for ever: somebody must lead.
