@@ -85,7 +85,7 @@ impl Inner {
             // Until now there was a leader: this node.
             Some(_) if !glance.leads => {
                 *office = None;
-                self.progress.hear_leader(0);
+                self.progress.hear_leader(None, None);
             }
             None if !glance.leads => {}
             Some((term, _)) if term == glance.term => {}
