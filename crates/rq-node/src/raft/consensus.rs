@@ -121,8 +121,12 @@ impl Consensus {
     /// Whether Raft holds a vote, a log or a membership: whether this node has ever been a member.
     ///
     /// # Errors
-    /// Raft has ended.
+    /// Raft has ended, or is about to.
     pub(crate) async fn is_initialized(&self) -> Result<bool, Error> {
+        // openraft would log an error of its own.
+        if self.progress.is_stopping() {
+            return Err(Error::ShuttingDown);
+        }
         let asked = self.raft.is_initialized().await;
         asked.map_err(|fatal| Error::Stopped(fatal.to_string()))
     }
