@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rq_tests::{Connection, Node, Process, Random, Request, binaries};
+use rq_tests::{Authority, Connection, Node, Process, Random, Request, binaries};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -282,6 +282,39 @@ fn beyond_loopback_without_users_it_warns() {
     };
     let warnings = status["warnings"].as_array().expect("a list");
     assert!(!warnings.is_empty(), "status says it as well: {status}");
+}
+
+/// Certificates of one side prove to who dials whom it has reached, and to nobody who dials.
+#[test]
+fn an_internode_port_that_anybody_may_pass_at_warns() {
+    let authority = Authority::create();
+    authority.issue("node", "node");
+    let secret = authority.path("secret");
+    fs::write(&secret, "a secret that is long enough for everybody").unwrap();
+    let file = |flag: &str, name: &str| format!("-node-{flag}={}", authority.path(name));
+    let tls = vec![file("cert", "node.pem"), file("key", "node.key"), file("ca-cert", "ca.pem")];
+    let mutual = [tls.clone(), vec!["-node-verify-client".to_owned()]].concat();
+    for (flags, warns) in [
+        (Vec::new(), true),
+        (tls, true),
+        (mutual, false),
+        (vec![format!("-cluster-secret-file={secret}")], false),
+    ] {
+        let place = TempDir::new().unwrap();
+        let directory = place.path().join("data").display().to_string();
+        let mut arguments: Vec<_> = flags.iter().map(String::as_str).collect();
+        arguments.extend(["-http-addr", "127.0.0.1:0", "-raft-addr", "0.0.0.0:0"]);
+        arguments.extend(["-raft-adv-addr", "127.0.0.1:4002", directory.as_str()]);
+        let process = Process::start(binaries::rqd(), &arguments);
+        let start = Instant::now();
+        while !process.stderr().iter().any(|line| line.contains("HTTP API available")) {
+            assert!(start.elapsed() < PATIENCE, "not up:\n{}", process.stderr().join("\n"));
+            thread::sleep(Duration::from_millis(10));
+        }
+        let said =
+            process.stderr().iter().any(|line| line.contains("may pass for a node of the cluster"));
+        assert_eq!(said, warns, "{flags:?}:\n{}", process.stderr().join("\n"));
+    }
 }
 
 /// Whoever is no node, or sends what no node sends.

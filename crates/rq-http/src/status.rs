@@ -3,12 +3,15 @@
 //! It never waits for the database, so that it answers when nothing else does. Keys that only upstream's way
 //! of working gives a meaning are there with an empty value of the right type.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use rq_api::{duration::GoDuration, status::friendly_bytes as friendly};
 use rq_node::{Impairment, Member, Node, Role, Status, TransferStatus};
-use rq_security::{ClientCertificates, ServerTlsOptions};
+use rq_security::{ClientCertificates, ServerTls, ServerTlsOptions};
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -167,9 +170,11 @@ fn mux(service: &Service, status: &Status) -> Value {
 fn internode_warnings(cluster: &Cluster) -> Vec<&'static str> {
     let is_open =
         cluster.network.as_ref().is_some_and(|network| !network.local_addr().ip().is_loopback());
-    if is_open && cluster.tls.is_none() && !cluster.secret {
+    let is_proved =
+        |tls: &Arc<ServerTls>| matches!(tls.options().clients, ClientCertificates::Required { .. });
+    if is_open && !cluster.secret && !cluster.tls.as_ref().is_some_and(is_proved) {
         vec![
-            "anybody who can reach this address can pass for a node of the cluster: neither -node-cert nor -cluster-secret-file is set",
+            "anybody who can reach this address can pass for a node of the cluster: neither -node-verify-client nor -cluster-secret-file is set",
         ]
     } else {
         Vec::new()

@@ -67,7 +67,11 @@ pub(crate) async fn listen(config: &Config) -> Result<Internode, String> {
         config.raft_advertised
     );
     let is_open = !network.local_addr().ip().is_loopback();
-    if is_open && internode.tls.is_none() && internode.secret.is_none() {
+    let is_proved = internode
+        .tls
+        .as_ref()
+        .is_some_and(|files| matches!(files.server.clients, ClientCertificates::Required { .. }));
+    if is_open && !is_proved && internode.secret.is_none() {
         tracing::warn!(
             component = "mux",
             "everybody who can reach {} may pass for a node of the cluster: use -node-cert with \
