@@ -8,7 +8,7 @@ use std::{
 };
 
 use rq_tests::{
-    Connection, Request,
+    Connection, Random, Request,
     cluster::{Cluster, Counter, EndsClients, Fate, Forming, Workload as _, run},
 };
 
@@ -168,4 +168,40 @@ fn a_member_comes_back_with_an_empty_disk() {
     }
     assert_one_cluster(&cluster, 3, 0);
     cluster.assert_equal_images();
+}
+
+#[test]
+fn a_dead_follower_fills_nobodys_disk_and_gets_the_database_when_it_is_back() {
+    /// What the log may hold, and segments that are being filled or prepared, or go next.
+    const LIMIT: u64 = 32 << 20;
+    const LOG_BYTES: u64 = LIMIT + 3 * (16 << 20);
+    let limit = format!("-limit-log-bytes={LIMIT}");
+    let mut cluster = Cluster::builder(3).flags([limit]).start();
+    let leader = cluster.wait_leader();
+    let dead = cluster.a_follower();
+    cluster.node(leader).execute(r#"["CREATE TABLE t(n INTEGER PRIMARY KEY, x TEXT)"]"#);
+    cluster.kill(dead);
+    let others: Vec<_> = (0..3).filter(|member| *member != dead).collect();
+    let (mut random, mut most) = (Random::new(1), 0);
+    for _ in 0..110 {
+        // Nothing that could be compressed, in a table that stays small: it is the log that grows.
+        let row: String = random.bytes(1 << 19).iter().map(|byte| format!("{byte:02x}")).collect();
+        cluster.node(leader).execute(&format!(r#"["REPLACE INTO t VALUES(1, '{row}')"]"#));
+        most = others.iter().map(|member| log_bytes(&cluster, *member)).fold(most, u64::max);
+    }
+    println!("the log took {most} bytes at most");
+    assert!(most > LIMIT, "the log was never full: {most} bytes");
+    assert!(most <= LOG_BYTES, "a log of {most} bytes");
+    cluster.launch_again(dead);
+    cluster.wait_ready(dead);
+    let log = cluster.node(dead).log();
+    assert!(log.contains("a database of another member was received"), "{log}");
+    cluster.assert_equal_images();
+}
+
+/// Bytes of the files a member's log lies in.
+fn log_bytes(cluster: &Cluster, member: usize) -> u64 {
+    let files = fs::read_dir(cluster.directory(member).join("raft")).unwrap();
+    // A segment may be purged while it is looked at.
+    files.filter_map(|file| file.ok()?.metadata().ok()).map(|metadata| metadata.len()).sum()
 }
