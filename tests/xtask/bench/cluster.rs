@@ -148,8 +148,8 @@ fn measure_joins(bench: &mut Bench) -> Result<(), Failure> {
     for _ in 0..bench.extent.large_bytes.div_ceil(STATEMENT_BYTES) {
         cluster.node(0).execute(FILL);
     }
-    // What was written is folded back and the log purged, so that a new node needs a snapshot.
-    let answer = cluster.node(0).post("/snapshot", "");
+    // What was written is folded back and the log purged, all of it, so that a new node needs the database.
+    let answer = cluster.node(0).post("/snapshot?trailing_logs=0", "");
     if answer.status != 200 {
         bench.doubts.push(format!("/snapshot answers {}", answer.status));
     }
@@ -183,6 +183,9 @@ fn measure_join(bench: &mut Bench, cluster: &mut Cluster) -> Result<(), Failure>
     bench.figures.note(Figure::JoinRate, bytes as f64 / elapsed);
     if bytes < bench.extent.large_bytes {
         bench.doubts.push(format!("the joined node holds {bytes} bytes only when it is ready"));
+    }
+    if !cluster.node(1).log().contains("a database of another member was received") {
+        bench.doubts.push("the joined node made its database from the log".to_owned());
     }
     note_memory(bench, cluster.node(1));
     cluster.kill(1);
