@@ -35,6 +35,7 @@ mod disk_watch;
 mod formation;
 mod forward;
 mod founding;
+mod ground;
 mod membership;
 mod observer;
 mod peers;

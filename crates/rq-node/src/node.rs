@@ -19,16 +19,13 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use rq_sqlite::{
-    Checkpointer, Database, LocalError, Readers, ResultLimits, Settings, WalSize, Writer,
-    WriterOptions,
-};
-use rq_storage::{Execution, Log, LogOptions, Salts};
+use rq_sqlite::{Checkpointer, Database, LocalError, Readers, Settings, WalSize, Writer};
+use rq_storage::{Execution, Log};
 
 use crate::{
     Error, OpenError,
@@ -40,8 +37,9 @@ use crate::{
     environment::Environment,
     formation::Formation,
     founding::Founding,
+    ground::Ground,
     housekeeping::{Housekeeper, milliseconds},
-    identity::{Cluster, Paths},
+    identity::Cluster,
     internode::Network,
     membership,
     metrics::Metrics,
@@ -490,40 +488,6 @@ impl Inner {
     }
 }
 
-/// What a node stands on: everything that is opened before Raft is.
-struct Ground {
-    cluster: Arc<Cluster>,
-    paths: Paths,
-    log: Log,
-    database: Database,
-    metrics: Arc<Metrics>,
-}
-
-impl Ground {
-    fn open(options: &Options, environment: &Environment) -> Result<Self, OpenError> {
-        let (paths, cluster) = crate::identity::open(options, environment)?;
-        crate::identity::tell(options, &cluster);
-        let metrics = Arc::new(Metrics::default());
-        let execution = environment.execution;
-        let (log, recovery) = Log::open(
-            Arc::clone(&environment.files),
-            &paths.raft,
-            LogOptions { execution, salts: salts(environment), ..options.log.clone() },
-        )?;
-        tell_recovery(&recovery);
-        let purged = recovery.purged.map(|at| at.index);
-        let path = paths.database.clone();
-        // Opening it would put an empty one in its place.
-        if !environment.files.exists(&path).unwrap_or(true) {
-            check_reach(&path, None, purged)?;
-        }
-        let database = open_database(options, environment, &paths, &metrics)?;
-        let applied = database.opened.state.applied.map(|id| id.index);
-        check_reach(&path, applied, purged)?;
-        Ok(Self { cluster, paths, log, database, metrics })
-    }
-}
-
 /// How databases are sent to members.
 fn transfers(options: &Options, environment: &Environment) -> Transfers {
     /// zstd's fastest level: pages of a database shrink to a half or less at hundreds of megabytes a second.
@@ -534,16 +498,6 @@ fn transfers(options: &Options, environment: &Environment) -> Transfers {
         ..TransferOptions::default()
     };
     Transfers::new(settings, environment.execution, Arc::clone(&environment.entropy))
-}
-
-/// The entries purged from the log must be in the database: nothing else holds them.
-fn check_reach(path: &Path, applied: Option<u64>, purged: Option<u64>) -> Result<(), OpenError> {
-    match purged {
-        Some(purged) if applied.is_none_or(|applied| applied < purged) => {
-            Err(OpenError::DatabaseBehind { path: path.to_owned(), applied, purged })
-        }
-        _ => Ok(()),
-    }
 }
 
 impl Machinery {
@@ -620,67 +574,6 @@ impl Machinery {
 
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}
-
-fn open_database(
-    options: &Options,
-    environment: &Environment,
-    paths: &Paths,
-    metrics: &Metrics,
-) -> Result<Database, OpenError> {
-    let began = Instant::now();
-    let files = rq_sqlite::Options {
-        readers_max: options.readers_max.unwrap_or(usize::MAX),
-        faults: environment.database_files.clone(),
-        foreign_keys: options.foreign_keys,
-        ..rq_sqlite::Options::new(paths.database.clone(), paths.scratch.clone())
-    };
-    let results = ResultLimits {
-        rows: options.limits.result_rows_max,
-        bytes: options.limits.result_bytes_max,
-    };
-    let database = Database::open(&files, WriterOptions { results, ..WriterOptions::default() })?;
-    metrics.open_duration_ms.set(milliseconds(began.elapsed()));
-    if !database.opened.created {
-        metrics.restores_skipped.add(1);
-    }
-    Ok(database)
-}
-
-/// With simulated time and chance the salts of segments are simulated as well.
-fn salts(environment: &Environment) -> Salts {
-    match environment.execution {
-        Execution::Threads => Salts::Random,
-        Execution::Inline => {
-            let mut seed = [0; 8];
-            environment.entropy.fill(&mut seed);
-            Salts::Seeded(Arc::new(AtomicU64::new(u64::from_le_bytes(seed))))
-        }
-    }
-}
-
-fn tell_recovery(recovery: &rq_storage::Recovery) {
-    if recovery.first == recovery.next {
-        tracing::info!(component = "store", "raft log is 0 bytes at open, no entries present");
-    } else {
-        tracing::info!(
-            component = "store",
-            "raft log is {} bytes, first index is {}, last index is {}",
-            recovery.bytes_on_disk,
-            recovery.first,
-            recovery.next - 1
-        );
-    }
-    if let Some(torn) = &recovery.torn_tail {
-        tracing::warn!(
-            component = "store",
-            "an unfinished write of {} bytes at the end of the raft log was cut off: {} from byte {}; \
-             nobody had been told that it was done",
-            torn.bytes,
-            torn.path.display(),
-            torn.offset
-        );
-    }
 }
 
 /// Rounds that give the index a linearizable read must see.

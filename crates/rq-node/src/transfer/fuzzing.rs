@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use rq_sqlite::EntryId;
 
-use super::message::{Answer, Body, Finish, Offer, Pages, Refusal, Request};
+use super::message::{Announcement, Answer, Body, Finish, Offer, Pages, Refusal, Request};
 use crate::fuzzing::Decoder;
 
 pub(crate) const DECODERS: [Decoder; 2] = [
@@ -34,6 +34,7 @@ fn requests() -> Vec<Bytes> {
     };
     let applied = EntryId { term: 2, index: 11 };
     let bodies = [
+        Body::Announce(Announcement { header: header.clone(), index: 9 }),
         Body::Offer(Offer { header, term: 3, page_size: 4096, page_count: 7, index: 9 }),
         Body::Hold { page_count: 8 },
         Body::Compare { first: 5, checksums: vec![u128::MAX, 0, 1 << 70] },

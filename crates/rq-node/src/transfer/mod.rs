@@ -2,7 +2,8 @@
 //!
 //! # The walk of a transfer
 //! 1. The sender ([`Transfers::send`]) offers its database; the receiver ([`Receiver::answer`]) begins a
-//!    *staging file*, or goes on with one that an earlier transfer left, whoever sent it.
+//!    *staging file*, or goes on with one that an earlier transfer left, whoever sent it. A sender that must wait for
+//!    its turn announces it: who was told that it lacks something is not ready until it has it.
 //! 2. In *rounds* the sender reads checksums of ranges of pages, the receiver says which differ, those are
 //!    sent. Each step has a read transaction of its own, so the WAL is never held up, but what arrives is of
 //!    different moments. A page the receiver's own database has is not sent but copied from there.

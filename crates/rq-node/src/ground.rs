@@ -1,0 +1,130 @@
+//! What a node stands on: data directory, log and database, opened in this order before Raft is (`node`).
+//!
+//! Nothing of it is changed by an opening that fails, but for a torn tail of the log that nobody was told about.
+
+use std::{
+    path::Path,
+    sync::{Arc, atomic::AtomicU64},
+    time::Instant,
+};
+
+use rq_sqlite::{Database, ResultLimits, WriterOptions};
+use rq_storage::{Execution, Log, LogOptions, Salts};
+
+use crate::{
+    OpenError,
+    environment::Environment,
+    housekeeping::milliseconds,
+    identity::{Cluster, Paths},
+    metrics::Metrics,
+    options::Options,
+};
+
+/// What a node stands on: everything that is opened before Raft is.
+pub(crate) struct Ground {
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) paths: Paths,
+    pub(crate) log: Log,
+    pub(crate) database: Database,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+impl Ground {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// Each says what is wrong and what to do; nothing was changed.
+    pub(crate) fn open(options: &Options, environment: &Environment) -> Result<Self, OpenError> {
+        let (paths, cluster) = crate::identity::open(options, environment)?;
+        crate::identity::tell(options, &cluster);
+        let metrics = Arc::new(Metrics::default());
+        let execution = environment.execution;
+        let (log, recovery) = Log::open(
+            Arc::clone(&environment.files),
+            &paths.raft,
+            LogOptions { execution, salts: salts(environment), ..options.log.clone() },
+        )?;
+        tell_recovery(&recovery);
+        let purged = recovery.purged.map(|at| at.index);
+        let path = paths.database.clone();
+        // Opening it would put an empty one in its place.
+        if !environment.files.exists(&path).unwrap_or(true) {
+            check_reach(&path, None, purged)?;
+        }
+        let database = open_database(options, environment, &paths, &metrics)?;
+        let applied = database.opened.state.applied.map(|id| id.index);
+        check_reach(&path, applied, purged)?;
+        Ok(Self { cluster, paths, log, database, metrics })
+    }
+}
+
+/// The entries purged from the log must be in the database: nothing else holds them.
+fn check_reach(path: &Path, applied: Option<u64>, purged: Option<u64>) -> Result<(), OpenError> {
+    match purged {
+        Some(purged) if applied.is_none_or(|applied| applied < purged) => {
+            Err(OpenError::DatabaseBehind { path: path.to_owned(), applied, purged })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn open_database(
+    options: &Options,
+    environment: &Environment,
+    paths: &Paths,
+    metrics: &Metrics,
+) -> Result<Database, OpenError> {
+    let began = Instant::now();
+    let files = rq_sqlite::Options {
+        readers_max: options.readers_max.unwrap_or(usize::MAX),
+        faults: environment.database_files.clone(),
+        foreign_keys: options.foreign_keys,
+        ..rq_sqlite::Options::new(paths.database.clone(), paths.scratch.clone())
+    };
+    let results = ResultLimits {
+        rows: options.limits.result_rows_max,
+        bytes: options.limits.result_bytes_max,
+    };
+    let database = Database::open(&files, WriterOptions { results, ..WriterOptions::default() })?;
+    metrics.open_duration_ms.set(milliseconds(began.elapsed()));
+    if !database.opened.created {
+        metrics.restores_skipped.add(1);
+    }
+    Ok(database)
+}
+
+/// With simulated time and chance the salts of segments are simulated as well.
+fn salts(environment: &Environment) -> Salts {
+    match environment.execution {
+        Execution::Threads => Salts::Random,
+        Execution::Inline => {
+            let mut seed = [0; 8];
+            environment.entropy.fill(&mut seed);
+            Salts::Seeded(Arc::new(AtomicU64::new(u64::from_le_bytes(seed))))
+        }
+    }
+}
+
+fn tell_recovery(recovery: &rq_storage::Recovery) {
+    if recovery.first == recovery.next {
+        tracing::info!(component = "store", "raft log is 0 bytes at open, no entries present");
+    } else {
+        tracing::info!(
+            component = "store",
+            "raft log is {} bytes, first index is {}, last index is {}",
+            recovery.bytes_on_disk,
+            recovery.first,
+            recovery.next - 1
+        );
+    }
+    if let Some(torn) = &recovery.torn_tail {
+        tracing::warn!(
+            component = "store",
+            "an unfinished write of {} bytes at the end of the raft log was cut off: {} from byte {}; \
+             nobody had been told that it was done",
+            torn.bytes,
+            torn.path.display(),
+            torn.offset
+        );
+    }
+}
