@@ -107,7 +107,10 @@ impl Node {
         if read.level == Level::Linearizable && !route.forward && !inner.consensus.leads() {
             return Err(inner.not_leader());
         }
-        let patience = route.timeout.min(read.linearizable_timeout);
+        let mut patience = read.linearizable_timeout;
+        if !inner.consensus.leads() {
+            patience = patience.min(route.timeout);
+        }
         match inner.establish(&read, patience).await {
             Ok(served) => {
                 let sink = inner.run(read, sink).await?;
@@ -139,7 +142,7 @@ impl Node {
             if inner.consensus.is_alone() {
                 return self.request(read, sink).await;
             }
-            return match inner.begin_request(read.clone()).await {
+            return match inner.begin_request(read.clone(), route.timeout).await {
                 Ok(begun) => inner.finish_request(begun, sink).await,
                 Err(error) if error.leader_is_elsewhere() => {
                     self.elsewhere(read, sink, route, RequestKind::Unified).await
@@ -187,7 +190,7 @@ impl Node {
         let mut attempt = inner.attempt(route);
         loop {
             let result = match inner.find_leader(&mut attempt).await? {
-                Leader::Here => match inner.begin(kind, &read).await {
+                Leader::Here => match inner.begin(kind, &read, route.timeout).await {
                     Ok(begun) => return inner.finish_request(begun, sink).await,
                     Err(error) => Err(error),
                 },

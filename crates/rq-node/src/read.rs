@@ -72,7 +72,7 @@ impl Node {
         S: ResultSink + Send + 'static,
     {
         let inner = self.open_inner()?;
-        let begun = inner.begin_request(read).await?;
+        let begun = inner.begin_request(read, ROUND_PATIENCE).await?;
         inner.finish_request(begun, sink).await
     }
 
@@ -105,10 +105,16 @@ pub(crate) enum Begun {
 }
 
 impl Inner {
-    /// Does what needs this node to lead. What fails because it does not was not done.
-    pub(crate) async fn begin(&self, kind: RequestKind, read: &Read) -> Result<Begun, Error> {
+    /// Does what needs this node to lead. What fails because it does not was not done. A round may take `patience` for
+    /// mixed statements, whose time to be linearizable is for the state machine alone.
+    pub(crate) async fn begin(
+        &self,
+        kind: RequestKind,
+        read: &Read,
+        patience: Duration,
+    ) -> Result<Begun, Error> {
         match kind {
-            RequestKind::Unified => self.begin_request(read.clone()).await,
+            RequestKind::Unified => self.begin_request(read.clone(), patience).await,
             RequestKind::Query => {
                 let served = self.establish(read, read.linearizable_timeout).await?;
                 Ok(Begun::Reading(read.clone(), served))
@@ -117,13 +123,17 @@ impl Inner {
     }
 
     /// The same of mixed statements: a reader reads what only reads, the rest goes through the log.
-    pub(crate) async fn begin_request(&self, read: Read) -> Result<Begun, Error> {
+    pub(crate) async fn begin_request(
+        &self,
+        read: Read,
+        patience: Duration,
+    ) -> Result<Begun, Error> {
         refuse_disallowed(&read.statements)?;
         self.count_request(&read);
         let (read_only, mut read) = self.all_read(read).await?;
         if read_only {
             // The level of an all-read request is honoured here on every node, also `auto`.
-            let served = self.establish(&read, read.linearizable_timeout).await?;
+            let served = self.establish(&read, patience).await?;
             return Ok(Begun::Reading(read, served));
         }
         if let Some(index) = read.min_index {
@@ -188,8 +198,8 @@ impl Inner {
         limit.map(|limit| Instant::now() + limit)
     }
 
-    /// Makes sure that a read on this node now is as fresh as asked. On a node that does not lead, the leader may take
-    /// `patience` to say what a linearizable read must see.
+    /// Makes sure that a read on this node now is as fresh as asked. It may take `patience` to find out what a
+    /// linearizable read must see.
     pub(crate) async fn establish(&self, read: &Read, patience: Duration) -> Result<Served, Error> {
         let mut served = Served { level: read.level, index: None, served_by: None };
         match read.level {
@@ -227,12 +237,9 @@ impl Inner {
 
     /// Waits until this node has applied what a linearizable read must see.
     async fn catch_up(&self, read: &Read, patience: Duration) -> Result<(), Error> {
-        let limit = if self.consensus.leads() {
-            // The client's time is for the state machine; a round that has a quorum takes a heartbeat.
-            read.linearizable_timeout.max(self.one_attempt())
-        } else {
-            patience
-        };
+        // On the leader the client's time is for the state machine: a round that has its quorum takes a heartbeat.
+        let least = if self.consensus.leads() { self.one_attempt() } else { Duration::ZERO };
+        let limit = patience.max(least);
         let began = tokio::time::Instant::now();
         let index = in_time(read, limit, self.confirmations.join()).await;
         let index = match index {
