@@ -117,7 +117,7 @@ impl Node {
                 Ok((sink, served))
             }
             // A read that needs the leader, and this node is not (or no longer) it.
-            Err(error) if error.leader_is_elsewhere() => {
+            Err(error) if inner.is_to_be_passed_on(&read, &error) => {
                 self.elsewhere(read, sink, route, RequestKind::Query).await
             }
             Err(error) => Err(error),
@@ -169,7 +169,7 @@ impl Node {
         inner.count_request(&read);
         match inner.establish(&read, route.timeout).await {
             Ok(served) => Ok((inner.run(read, sink).await?, served)),
-            Err(error) if error.leader_is_elsewhere() => {
+            Err(error) if inner.is_to_be_passed_on(&read, &error) => {
                 self.elsewhere(read, sink, route, RequestKind::Unified).await
             }
             Err(error) => Err(error),
@@ -346,6 +346,13 @@ impl Inner {
     /// How long one attempt to ask the leader for an index may take: a leader that needs longer may be none any more.
     pub(crate) fn one_attempt(&self) -> Duration {
         self.options.timing.election_timeout.max(Duration::from_millis(500))
+    }
+
+    /// Whether a read that could not be served here is one for the leader. A linearizable one has looked for it already,
+    /// as long as it could.
+    fn is_to_be_passed_on(&self, read: &Read, error: &Error) -> bool {
+        let has_looked = read.level == Level::Linearizable && self.consensus.leader().is_none();
+        error.leader_is_elsewhere() && !has_looked
     }
 
     /// Whether a request that failed is to be tried again; waits a moment before, in which news of another leader may come.

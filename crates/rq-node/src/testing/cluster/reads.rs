@@ -88,9 +88,15 @@ async fn a_linearizable_read_waits_for_the_leader_no_longer_than_it_wants_to() {
         let answer = tokio::time::timeout(Duration::from_secs(4), answer).await;
         assert_eq!(answer.expect("it ends").err(), Some(Error::DeadlineExceeded));
     }
-    let answer = asking.node.request_routed(own, Collected::default(), &hasty);
+    let answer = asking.node.request_routed(own.clone(), Collected::default(), &hasty);
     let answer = tokio::time::timeout(Duration::from_secs(4), answer).await.expect("it ends");
     assert_eq!(answer.map(|(_, served)| served).err(), Some(Error::DeadlineExceeded));
+    // Nor for one that it does not know of: an election would take longer.
+    cluster.board.isolate(&address(&asking.name), &cluster.addresses(), true);
+    until("the leader counts as gone", || asking.node.leader().is_none()).await;
+    let patient = route();
+    let answer = tokio::time::timeout(Duration::from_secs(2), ask(&asking.node, own, &patient));
+    assert_eq!(answer.await.expect("it ends").err(), Some(Error::LeaderNotFound));
     cluster.close().await;
 }
 
