@@ -30,7 +30,7 @@ pub use self::tcp::{BindError, TcpNetwork, TcpOptions, TcpTls};
 
 /// The way to the other nodes, and from them.
 pub trait Network: Send + Sync + Debug {
-    /// Makes a call. Dropping the future gives the answer up, not necessarily the call.
+    /// Makes a call. Dropping the future gives the answer up, and the call if it is [`Call::revocable`].
     ///
     /// # Errors
     /// See [`CallError`].
@@ -68,6 +68,9 @@ pub struct Call {
     pub request: Bytes,
     /// How long dialling, sending, and waiting for the answer may take together.
     pub timeout: Duration,
+    /// Whether the other side may drop what it has begun once nobody waits for the answer. What is not to be left half
+    /// done is no such call.
+    pub revocable: bool,
 }
 
 /// What a call is about, which decides whom it may delay.

@@ -156,8 +156,8 @@ impl Connection {
         timeout: Duration,
     ) -> impl Future<Output = Result<Answer, RPCError<TypeConfig>>> + Send + use<> {
         let (peer, notices) = (self.peer.clone(), Arc::clone(&self.connector.notices));
-        let call =
-            Call { to: self.address(), lane, request: request.encode(self.header()), timeout };
+        let (to, request) = (self.address(), request.encode(self.header()));
+        let call = Call { to, lane, request, timeout, revocable: false };
         let answer = self.connector.network.call(call);
         async move { received(&peer, answer.await, &notices) }
     }

@@ -39,14 +39,14 @@ impl Client {
         timeout: Duration,
     ) -> Result<Answer, Error> {
         let has_effect = ask.has_effect();
-        let lane = ask.lane();
+        let (lane, revocable) = (ask.lane(), ask.is_about_data());
         let (cluster, time_left) = (self.cluster.id(), Some(timeout));
         let request = Request { cluster, credentials, time_left, ask }.encode();
         if request.len() > lane.request_bytes_max() {
             let (bytes, max) = (request.len() as u64, lane.request_bytes_max() as u64);
             return Err(Error::TooLarge { bytes, max });
         }
-        let call = Call { to: to.to_owned(), lane, request, timeout };
+        let call = Call { to: to.to_owned(), lane, request, timeout, revocable };
         let lost = |reason: String| {
             if has_effect { Error::OutcomeUnknown(reason) } else { Error::Unreachable(reason) }
         };
@@ -114,6 +114,12 @@ impl Ask {
             | Self::StepDown(_) => true,
             Self::Metadata | Self::Query(_) | Self::ReadIndex | Self::Notify(_) => false,
         }
+    }
+
+    /// Whether it reads or writes data. Nobody works on that for longer than somebody waits for it; what changes the
+    /// cluster has time limits of its own.
+    pub(super) fn is_about_data(&self) -> bool {
+        matches!(self, Self::Execute(_) | Self::Query(_) | Self::Unified(_) | Self::ReadIndex)
     }
 
     fn lane(&self) -> Lane {

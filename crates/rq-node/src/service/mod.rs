@@ -139,13 +139,6 @@ fn count(metrics: &Metrics, ask: &Ask) {
     counter.add(1);
 }
 
-impl Ask {
-    /// Whether it reads or writes data. What changes the cluster has time limits of its own.
-    fn is_about_data(&self) -> bool {
-        matches!(self, Self::Execute(_) | Self::Query(_) | Self::Unified(_) | Self::ReadIndex)
-    }
-}
-
 impl Node {
     /// Answers what another node asks.
     async fn answer(&self, sealed: Sealed) -> Result<Answer, Error> {

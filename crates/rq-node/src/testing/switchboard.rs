@@ -80,11 +80,11 @@ impl Network for Line {
     fn call(&self, call: Call) -> BoxFuture<'static, Result<Bytes, CallError>> {
         let Self { board, own } = self.clone();
         Box::pin(async move {
-            let Call { to, lane, request, timeout } = call;
+            let Call { to, lane, request, timeout, revocable: _ } = call;
             let dead = lock(&board.0).dead.get(&to).copied();
             if let Some(after) = dead {
                 tokio::time::sleep(after.min(timeout)).await;
-                return Err(CallError::NotSent("nobody answers the call".to_owned()));
+                return Err(CallError::NotSent(format!("{to}: nobody answers the call")));
             }
             let answerer = {
                 let lines = lock(&board.0);

@@ -310,7 +310,8 @@ impl Wire {
     }
 
     async fn attempt(&self, request: Bytes, timeout: Duration) -> Result<Answer, TransferError> {
-        let call = Call { to: self.to.clone(), lane: Lane::Bulk, request, timeout };
+        let call =
+            Call { to: self.to.clone(), lane: Lane::Bulk, request, timeout, revocable: false };
         let answered = self.network.call(call).await;
         let answer = answered.map_err(|error| TransferError::Network(error.to_string()))?;
         match Answer::decode(answer).map_err(TransferError::Nonsense)? {

@@ -4,7 +4,7 @@
 //! - However the connection ends, each call it took gets an outcome: not sent if not one of its bytes was
 //!   handed over, unanswered otherwise.
 //! - A call that was given up keeps its place among the unanswered ones, as the other side works on it, until it
-//!   is answered or, on [`Lane::Service`], taken back. Other lanes carry what is to be finished once it was begun.
+//!   is answered or, if it is revocable, taken back.
 //! - If all places are taken by calls that nobody waits for any more, the connection is given up; never while
 //!   somebody waits.
 
@@ -29,7 +29,7 @@ use super::{
     link::{Link, Outcome, Taken},
     meter::{Meter, Patience, Watchdog},
 };
-use crate::internode::{CallError, Lane};
+use crate::internode::CallError;
 
 /// How a connection ended.
 #[derive(Debug)]
@@ -56,6 +56,7 @@ struct Unanswered {
 #[derive(Debug)]
 struct Call {
     outcome: oneshot::Sender<Outcome>,
+    revocable: bool,
     bytes: usize,
     /// Its place in all the bytes of the connection. Once more than these were handed over, some of its own
     /// may arrive.
@@ -168,9 +169,8 @@ impl Halves<'_> {
         last_call_at: &mut Instant,
         given_up: &mut watch::Receiver<()>,
     ) -> Option<End> {
-        let takes_back = self.link.lane == Lane::Service;
         loop {
-            if takes_back && given_up.has_changed().unwrap_or(false) {
+            if given_up.has_changed().unwrap_or(false) {
                 given_up.mark_unchanged();
                 for call in self.calls.take_back() {
                     outgoing.push(Frame::cancel(call));
@@ -212,7 +212,7 @@ impl Halves<'_> {
             tokio::select! {
                 () = self.link.ready.notified(), if idle.is_some() => {}
                 () = self.room.notified() => {}
-                _ = given_up.changed(), if takes_back => given_up.mark_changed(),
+                _ = given_up.changed() => given_up.mark_changed(),
             }
         }
     }
@@ -221,8 +221,10 @@ impl Halves<'_> {
 impl Calls {
     /// Notes a call for which a place was reserved, and gives its frame.
     fn add(&self, taken: Taken, begins_at: u64) -> Frame {
-        let Taken { call, request, outcome } = taken;
-        self.lock().calls.insert(call, Call { outcome, bytes: request.len(), begins_at });
+        let Taken { call, request, revocable, outcome } = taken;
+        self.lock()
+            .calls
+            .insert(call, Call { outcome, revocable, bytes: request.len(), begins_at });
         Frame { kind: Kind::Request, call, payload: request }
     }
 
@@ -237,11 +239,11 @@ impl Calls {
         drop(call.outcome.send(outcome));
     }
 
-    /// Gives up the places of all calls that nobody waits for, and names them.
+    /// Gives up the places of all revocable calls that nobody waits for, and names them.
     fn take_back(&self) -> Vec<u64> {
         let mut unanswered = self.lock();
-        let abandoned: Vec<_> =
-            unanswered.calls.extract_if(|_, call| call.outcome.is_closed()).collect();
+        let is_abandoned = |call: &Call| call.revocable && call.outcome.is_closed();
+        let abandoned: Vec<_> = unanswered.calls.extract_if(|_, call| is_abandoned(call)).collect();
         unanswered.places -= abandoned.len();
         unanswered.bytes -= abandoned.iter().map(|(_, call)| call.bytes).sum::<usize>();
         abandoned.into_iter().map(|(call, _)| call).collect()
@@ -297,7 +299,10 @@ mod tests {
             let calls = Calls::default();
             let receivers = [1, 2, 3].map(|call| {
                 let (outcome, receiver) = oneshot::channel();
-                calls.add(Taken { call, request: Bytes::new(), outcome }, (call - 1) * 100);
+                calls.add(
+                    Taken { call, request: Bytes::new(), revocable: false, outcome },
+                    (call - 1) * 100,
+                );
                 receiver
             });
             calls.fail_all("gone", sent);

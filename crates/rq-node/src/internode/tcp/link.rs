@@ -37,7 +37,7 @@ pub(crate) struct Link {
     state: Mutex<State>,
     /// Told when there is something to take.
     pub(crate) ready: Notify,
-    /// Changes when a call that was taken is given up.
+    /// Changes when a revocable call that was taken is given up.
     pub(crate) given_up: watch::Sender<()>,
 }
 
@@ -62,6 +62,7 @@ struct State {
 #[derive(Debug)]
 struct Waiting {
     request: Bytes,
+    revocable: bool,
     outcome: oneshot::Sender<Outcome>,
 }
 
@@ -70,6 +71,8 @@ struct Waiting {
 pub(crate) struct Taken {
     pub(crate) call: u64,
     pub(crate) request: Bytes,
+    /// Whether it is taken back when nobody waits for it any more.
+    pub(crate) revocable: bool,
     pub(crate) outcome: oneshot::Sender<Outcome>,
 }
 
@@ -80,6 +83,7 @@ pub(crate) struct Ticket {
     link: Arc<Link>,
     call: u64,
     outcome: oneshot::Receiver<Outcome>,
+    revocable: bool,
     is_over: bool,
 }
 
@@ -105,6 +109,7 @@ impl Link {
         self: &Arc<Self>,
         shared: &Arc<Shared>,
         request: Bytes,
+        revocable: bool,
     ) -> Result<Ticket, CallError> {
         let mut state = self.lock();
         let is_full = state.waiting.len() >= WAITING_CALLS_MAX
@@ -118,11 +123,11 @@ impl Link {
         let call = state.next_call;
         let (sender, outcome) = oneshot::channel();
         state.waiting_bytes += request.len();
-        state.waiting.insert(call, Waiting { request, outcome: sender });
+        state.waiting.insert(call, Waiting { request, revocable, outcome: sender });
         self.call_for_hands(&mut state, shared);
         drop(state);
         let (shared, link) = (Arc::clone(shared), Arc::clone(self));
-        Ok(Ticket { shared, link, call, outcome, is_over: false })
+        Ok(Ticket { shared, link, call, outcome, revocable, is_over: false })
     }
 
     /// Takes calls for as long as `wants` says so of the next one's size. If there are none the connection
@@ -140,9 +145,9 @@ impl Link {
                 has_room = false;
                 break;
             }
-            let (call, Waiting { request, outcome }) = entry.remove_entry();
+            let (call, Waiting { request, revocable, outcome }) = entry.remove_entry();
             state.waiting_bytes -= request.len();
-            taken.push(Taken { call, request, outcome });
+            taken.push(Taken { call, request, revocable, outcome });
         }
         if !has_room {
             self.call_for_hands(&mut state, shared);
@@ -332,7 +337,7 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         // So that whoever has taken it sees that nobody listens.
         self.outcome.close();
-        if !self.is_over && !self.link.withdraw(self.call) {
+        if !self.is_over && !self.link.withdraw(self.call) && self.revocable {
             self.link.given_up.send_replace(());
         }
     }

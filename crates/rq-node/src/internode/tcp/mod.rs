@@ -201,7 +201,7 @@ impl Network for TcpNetwork {
 
 impl TcpNetwork {
     fn submit(&self, call: Call) -> Result<Ticket, CallError> {
-        let Call { to, lane, request, timeout: _ } = call;
+        let Call { to, lane, request, timeout: _, revocable } = call;
         if *self.shared.stop.borrow() {
             return Err(CallError::NotSent(format!("{to}: this node is stopping")));
         }
@@ -217,7 +217,7 @@ impl TcpNetwork {
             links.retain(|_, link| !link.is_unused());
         }
         let link = links.entry((to.clone(), lane)).or_insert_with(|| Link::new(to, lane));
-        link.submit(&self.shared, request)
+        link.submit(&self.shared, request, revocable)
     }
 }
 

@@ -236,7 +236,7 @@ impl Network for Line {
                 return Err(CallError::NotSent("this process is dead".to_owned()));
             }
             let plan = air.plan(&own, &call);
-            let Call { to, lane, request, timeout } = call;
+            let Call { to, lane, request, timeout, revocable: _ } = call;
             air.trace.note(|| {
                 let sum = crc32c::crc32c(&request);
                 format!("{own} > {to} {lane:?} {} {sum:08x}", request.len())

@@ -224,7 +224,7 @@ async fn calls_nobody_waits_for_end_no_connection_while_somebody_waits_for_anoth
 }
 
 #[tokio::test]
-async fn requests_nobody_waits_for_are_taken_back_and_others_have_their_room() {
+async fn revocable_calls_nobody_waits_for_are_taken_back_and_others_have_their_room() {
     let (server, recorder) = node(TcpOptions::default()).await;
     let client = network(TcpOptions::default()).await;
     let to = server.local_addr();
@@ -233,7 +233,8 @@ async fn requests_nobody_waits_for_are_taken_back_and_others_have_their_room() {
     // Twice as many as there are places on all connections: the second half finds those of the first.
     for round in 1..=2 {
         let calls: Vec<_> = (0..1023)
-            .map(|_| tokio::spawn(client.call(call(to, Lane::Service, "never", LONG))))
+            .map(|_| Call { revocable: true, ..call(to, Lane::Service, "never", LONG) })
+            .map(|call| tokio::spawn(client.call(call)))
             .collect();
         eventually("all run", || recorder.seen() == 1 + round * 1023).await;
         assert_eq!(recorder.under_way(), 1024);
@@ -244,8 +245,12 @@ async fn requests_nobody_waits_for_are_taken_back_and_others_have_their_room() {
     }
     let outcome = client.call(call(to, Lane::Service, "x", LONG)).await;
     assert_eq!(outcome, Ok(Bytes::from("x")));
+    // One that is not revocable is finished, whoever waits.
+    live.abort();
+    sleep(Duration::from_millis(300)).await;
+    assert_eq!(recorder.under_way(), 1);
     recorder.gate.add_permits(1);
-    assert_eq!(live.await.unwrap(), Ok(Bytes::from("wait")));
+    eventually("it is finished", || recorder.under_way() == 0).await;
     assert_eq!(client.counters()["mux"]["num_dials"], 4);
     assert_eq!(client.counters()["mux"]["num_connections_dropped"], 0);
 }

@@ -95,7 +95,7 @@ async fn node(options: TcpOptions) -> (Arc<TcpNetwork>, Arc<Recorder>) {
 }
 
 fn call(to: impl Display, lane: Lane, request: impl Into<Bytes>, timeout: Duration) -> Call {
-    Call { to: to.to_string(), lane, request: request.into(), timeout }
+    Call { to: to.to_string(), lane, request: request.into(), timeout, revocable: false }
 }
 
 /// What the log of a network said about others.
