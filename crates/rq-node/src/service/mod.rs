@@ -12,6 +12,7 @@
 
 pub(crate) mod client;
 pub(crate) mod envelope;
+mod failure;
 pub(crate) mod fields;
 pub(crate) mod fuzzing;
 mod gather;
