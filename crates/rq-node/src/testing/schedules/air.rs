@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    future::poll_fn,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -96,6 +97,8 @@ struct State {
     cut: BTreeSet<(String, String)>,
     /// When the last call on a lane that keeps order arrives.
     last: BTreeMap<(String, String), Instant>,
+    /// Held by the call that is about to be begun, on a lane that keeps order.
+    turns: BTreeMap<(String, String), Arc<tokio::sync::Mutex<()>>>,
     witness: Witness,
 }
 
@@ -137,6 +140,7 @@ impl Air {
             stations: BTreeMap::new(),
             cut: BTreeSet::new(),
             last: BTreeMap::new(),
+            turns: BTreeMap::new(),
             witness: Witness::default(),
         };
         Self { state: Arc::new(Mutex::new(state)), trace }
@@ -171,7 +175,7 @@ impl Air {
 
     fn plan(&self, from: &str, call: &Call) -> Plan {
         let mut state = lock(&self.state);
-        let State { chance, weather, cut, last, stations, witness } = &mut *state;
+        let State { chance, weather, cut, last, stations, witness, turns: _ } = &mut *state;
         let happens = |thousandths: u64| chance.next() % 1000 < thousandths;
         let takes = || Duration::from_millis(1 + chance.next() % weather.delay_ms.max(1));
         witness.called(from, &call.request);
@@ -198,6 +202,11 @@ impl Air {
         }
     }
 
+    fn turn(&self, from: &str, to: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let way = (from.to_owned(), to.to_owned());
+        Arc::clone(lock(&self.state).turns.entry(way).or_default())
+    }
+
     /// Lets a request arrive, and gives the answer once it was made.
     async fn deliver(self, from: String, to: String, lane: Lane, request: Bytes) -> Option<Way> {
         let (host, answerer) = {
@@ -213,7 +222,18 @@ impl Air {
             }
         };
         self.trace.note(|| format!("{from} > {to} {lane:?} arrives"));
-        let answer = host.run(answerer.answer(lane, request.clone())).await?;
+        let mut answer = answerer.answer(lane, request.clone());
+        let mut turn = match lane {
+            Lane::Append => Some(self.turn(&from, &to).lock_owned().await),
+            _ => None,
+        };
+        // A node that stood still begins the calls it finds before those that come in while it wakes up.
+        let begun = poll_fn(move |context| {
+            let polled = answer.as_mut().poll(context);
+            drop(turn.take());
+            polled
+        });
+        let answer = host.run(begun).await?;
         drop(answerer);
         let mut state = lock(&self.state);
         state.witness.answered(&to, &request, &answer);
