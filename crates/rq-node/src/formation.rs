@@ -84,6 +84,8 @@ impl Node {
     /// A sentence for the operator; the process is to end with it.
     pub async fn form(&self, formation: &Formation) -> Result<(), String> {
         let inner = self.inner();
+        // Raft shows the members it knows once it runs: until then everybody looks like a node without a past.
+        inner.consensus.is_initialized().await.map_err(|error| error.to_string())?;
         match formation {
             Formation::Alone => {
                 if !inner.consensus.is_alone() {
