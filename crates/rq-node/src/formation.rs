@@ -332,11 +332,13 @@ impl Inner {
         while self.consensus.leader().is_none() && changes.next().await {}
     }
 
-    /// Tells all at these addresses that this node is here, and the other members if it is one. A founder tells itself.
+    /// Tells all at these addresses that this node is here, if it is a member or would found a cluster; and the other members
+    /// if it is one.
     async fn announce(&self, addresses: &[String], credentials: Option<&Credentials>) {
         let Ok(own) = self.newcomer().await else { return };
-        if own.cluster.is_none() && !own.replica {
-            self.hear_of_itself(own.clone());
+        if own.cluster.is_none() && !self.hear_of_itself(own.clone()) {
+            // It has nothing to say: it founds nothing, and nobody knows it.
+            return;
         }
         let members = self.consensus.members().into_iter();
         let members = members.map(|member| self.dialled(member.raft_id, &member.peer));

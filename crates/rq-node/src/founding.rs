@@ -131,12 +131,14 @@ impl Inner {
         heard
     }
 
-    /// This node would found a cluster.
-    pub(crate) fn hear_of_itself(&self, own: Newcomer) {
+    /// Counts this node, which has no past, among the founders if it would be one; tells whether it would.
+    pub(crate) fn hear_of_itself(&self, own: Newcomer) -> bool {
         let mut founding = lock(&self.founding.state);
-        if founding.expect > 0 {
+        let founds = founding.expect > 0 && !own.replica;
+        if founds {
             founding.heard.insert(own.name.clone(), (own, Instant::now()));
         }
+        founds
     }
 
     /// Another node must have another name and another address than this one.

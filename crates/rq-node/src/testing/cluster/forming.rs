@@ -239,3 +239,41 @@ fn a_founder_that_is_gone_is_not_waited_for() {
         assert!(took < Duration::from_secs(30), "{took:?}");
     });
 }
+
+#[test]
+fn a_node_that_only_joins_is_no_founder() {
+    simulated_runtime().block_on(async {
+        let board = Switchboard::default();
+        let expecting = together(&["a", "b"], 2);
+        let joining = super::join(&["a", "b"]);
+        let replica = TempDir::new().unwrap();
+        let directories = [(); 3].map(|()| TempDir::new().unwrap());
+        let mut nodes = Vec::new();
+        // The first by its name, and another that never votes.
+        for (name, directory) in ["0", "a", "b"].into_iter().zip(&directories) {
+            nodes.push(simulated_node(&board, directory, name).await);
+        }
+        let options = crate::Options {
+            replica: true,
+            node_id: Some("00".to_owned()),
+            raft_addr: address("00"),
+            ..options(replica.path())
+        };
+        let environment = Environment { network: board.line(&address("00")), ..simulated(5) };
+        nodes.push(Node::open(options, environment).await.unwrap());
+        let forming = nodes.iter().zip([&joining, &expecting, &expecting, &expecting]);
+        let forming = forming.map(|(node, formation)| node.form(formation));
+        for formed in futures_util::future::join_all(forming).await {
+            formed.unwrap();
+        }
+        for node in &nodes {
+            wait_ready(node).await;
+        }
+        let members = nodes[1].status().members;
+        let voters = members.iter().filter(|member| member.voter).count();
+        assert_eq!((members.len(), voters), (4, 3), "{members:?}");
+        for node in nodes {
+            node.shutdown().await;
+        }
+    });
+}
