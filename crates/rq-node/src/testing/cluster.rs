@@ -12,7 +12,7 @@ use std::{sync::Arc, time::Duration};
 use tempfile::TempDir;
 
 use super::{
-    PATIENCE, options,
+    PATIENCE, options, simulated,
     switchboard::Switchboard,
     wait_ready,
     world::{Disks, World},
@@ -143,6 +143,20 @@ impl Cluster {
             member.node.shutdown().await;
         }
     }
+}
+
+/// Opens a node in simulated time, with other options.
+async fn simulated_node(
+    board: &Switchboard,
+    directory: &TempDir,
+    name: &str,
+    adjust: impl FnOnce(&mut Options),
+) -> Node {
+    let mut options = Cluster::node_options(directory, name);
+    adjust(&mut options);
+    let seed = name.bytes().map(u64::from).sum();
+    let environment = Environment { network: board.line(&address(name)), ..simulated(seed) };
+    Node::open(options, environment).await.unwrap()
 }
 
 async fn count(node: &Node, level: Level) -> Result<i64, Error> {

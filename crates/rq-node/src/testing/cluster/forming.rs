@@ -1,13 +1,13 @@
 //! Coming to a cluster: who founds it with whom, who is refused, and what a node belongs to from when on.
 
 use super::{
-    Cluster, Duration, Environment, Error, Formation, Node, PATIENCE, TempDir, address, options,
-    wait_ready,
+    Cluster, Duration, Error, Formation, Node, Options, PATIENCE, Switchboard, TempDir, address,
+    simulated_node, wait_ready,
 };
 use crate::{
     raft::{answer::admit, wire::Header},
     service::message::Newcomer,
-    testing::{simulated, simulated_runtime, switchboard::Switchboard},
+    testing::simulated_runtime,
 };
 
 /// A cluster that somebody else founds.
@@ -160,24 +160,12 @@ async fn an_address_that_cannot_be_resolved_here_is_refused() {
     cluster.close().await;
 }
 
-/// A node in simulated time.
-async fn simulated_node(board: &Switchboard, directory: &TempDir, name: &str) -> Node {
-    let options = crate::Options {
-        raft_addr: address(name),
-        node_id: Some(name.to_owned()),
-        ..options(directory.path())
-    };
-    let seed = name.bytes().map(u64::from).sum();
-    let environment = Environment { network: board.line(&address(name)), ..simulated(seed) };
-    Node::open(options, environment).await.unwrap()
-}
-
 /// How long it takes these nodes, in simulated time, to found a cluster of three.
 async fn founding_time(board: &Switchboard, names: &[&str], formation: &Formation) -> Duration {
     let directories: Vec<_> = names.iter().map(|_| TempDir::new().unwrap()).collect();
     let mut nodes = Vec::new();
     for (name, directory) in names.iter().zip(&directories) {
-        nodes.push(simulated_node(board, directory, name).await);
+        nodes.push(simulated_node(board, directory, name, |_| ()).await);
     }
     let began = tokio::time::Instant::now();
     let forming = nodes.iter().map(|node| node.form(formation));
@@ -216,7 +204,7 @@ fn a_founder_that_is_gone_is_not_waited_for() {
         let board = Switchboard::default();
         let formation = together(&["a", "b", "c", "d"], 3);
         let directory = TempDir::new().unwrap();
-        let first = simulated_node(&board, &directory, "a").await;
+        let first = simulated_node(&board, &directory, "a", |_| ()).await;
         // It announces itself to a node that then waits for a third one, and is gone.
         let later = async {
             tokio::time::sleep(Duration::from_secs(3)).await;
@@ -225,7 +213,7 @@ fn a_founder_that_is_gone_is_not_waited_for() {
         let gone = futures_util::future::select(Box::pin(later), Box::pin(first.form(&formation)));
         let founding = async {
             let second = TempDir::new().unwrap();
-            let node = simulated_node(&board, &second, "b").await;
+            let node = simulated_node(&board, &second, "b", |_| ()).await;
             let others = async {
                 tokio::time::sleep(Duration::from_secs(4)).await;
                 founding_time(&board, &["c", "d"], &formation).await
@@ -251,16 +239,10 @@ fn a_node_that_only_joins_is_no_founder() {
         let mut nodes = Vec::new();
         // The first by its name, and another that never votes.
         for (name, directory) in ["0", "a", "b"].into_iter().zip(&directories) {
-            nodes.push(simulated_node(&board, directory, name).await);
+            nodes.push(simulated_node(&board, directory, name, |_| ()).await);
         }
-        let options = crate::Options {
-            replica: true,
-            node_id: Some("00".to_owned()),
-            raft_addr: address("00"),
-            ..options(replica.path())
-        };
-        let environment = Environment { network: board.line(&address("00")), ..simulated(5) };
-        nodes.push(Node::open(options, environment).await.unwrap());
+        let never_votes = |options: &mut Options| options.replica = true;
+        nodes.push(simulated_node(&board, &replica, "00", never_votes).await);
         let forming = nodes.iter().zip([&joining, &expecting, &expecting, &expecting]);
         let forming = forming.map(|(node, formation)| node.form(formation));
         for formed in futures_util::future::join_all(forming).await {

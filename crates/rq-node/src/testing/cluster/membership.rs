@@ -5,13 +5,14 @@ use std::{fs, sync::Arc};
 use rq_security::{Credentials, Users};
 
 use super::{
-    Cluster, Duration, Error, Formation, Member, Node, Options, PATIENCE, TempDir, address, join,
-    route, wait_ready,
+    Cluster, Duration, Error, Formation, Member, Node, Options, PATIENCE, Switchboard, TempDir,
+    address, join, route, simulated_node, wait_ready,
 };
 use crate::{
     Reap,
     membership::MayJoin,
     service::message::{Answer, Ask, Newcomer},
+    testing::simulated_runtime,
 };
 
 async fn wait_for(complaint: &str, mut holds: impl FnMut() -> bool) {
@@ -139,46 +140,58 @@ async fn handing_over_to_a_node_that_does_not_answer_is_not_called_done() {
     cluster.close().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn members_that_are_silent_for_too_long_are_removed_and_join_again() {
-    let reap =
-        Reap { voters_after: Duration::from_secs(4), replicas_after: Duration::from_secs(2) };
-    let mut cluster = Cluster::new();
-    for name in ["a", "b", "c", "r"] {
-        let adjust = |options: &mut Options| {
-            options.reap = reap;
-            options.replica = name == "r";
+#[test]
+fn members_that_are_silent_for_too_long_are_removed_and_join_again() {
+    simulated_runtime().block_on(async {
+        let board = Switchboard::default();
+        let adjust = |name: &str| {
+            let replica = name.starts_with('r');
+            move |options: &mut Options| {
+                let (voters_after, replicas_after) =
+                    (Duration::from_secs(40), Duration::from_secs(20));
+                options.reap = Reap { voters_after, replicas_after };
+                options.replica = replica;
+            }
         };
-        let node = cluster.open_with(name, adjust).await;
-        let formation = if name == "a" { Formation::Alone } else { join(&["a"]) };
-        node.form(&formation).await.unwrap();
-        wait_ready(&node).await;
-    }
-    let names = |node: &Node| -> Vec<_> {
-        node.status().members.into_iter().map(|member| (member.id, member.voter)).collect()
-    };
-    let leader = cluster.leader().await.node.clone();
-    let lost = if leader.id() == "c" { "b" } else { "c" };
-    for name in ["r", lost] {
-        let at = cluster.members.iter().position(|member| member.name == name).unwrap();
-        let Member { node, directory, name } = cluster.members.remove(at);
-        node.shutdown().await;
-        drop(node);
-        let gone = || names(&leader).iter().all(|(member, _)| *member != name);
-        wait_for("it is removed", gone).await;
-        assert_eq!(names(&leader).len(), 3, "and nobody else");
-        let options =
-            Options { reap, replica: name == "r", ..Cluster::node_options(&directory, &name) };
-        let back = Node::open(options, cluster.environment(&name)).await.unwrap();
-        back.form(&join(&["a", "b"])).await.unwrap();
-        wait_ready(&back).await;
-        wait_for("it is what it was", || names(&leader).contains(&(name.clone(), name != "r")))
-            .await;
-        cluster.members.push(Member { node: back, directory, name });
-    }
-    assert_eq!(names(&leader).len(), 4);
-    drop(leader);
-    cluster.close().await;
+        let names = ["a", "b", "c", "r"];
+        let directories = names.map(|_| TempDir::new().unwrap());
+        let mut nodes = Vec::new();
+        for (name, directory) in names.into_iter().zip(&directories) {
+            let node = simulated_node(&board, directory, name, adjust(name)).await;
+            let formation = if name == "a" { Formation::Alone } else { join(&["a"]) };
+            node.form(&formation).await.unwrap();
+            wait_ready(&node).await;
+            nodes.push(node);
+        }
+        let leads = |nodes: &[Node]| nodes.iter().find(|node| node.is_leader()).cloned();
+        let leader = leads(&nodes).expect("the first one leads");
+        let members = || -> Vec<_> {
+            let members = leader.status().members.into_iter();
+            members.map(|member| (member.id, member.voter)).collect()
+        };
+        let all = names.map(|name| (name.to_owned(), name != "r")).to_vec();
+        assert_eq!(members(), all);
+        for (lost, limit) in [(3, 20), (2, 40)] {
+            let name = names[lost];
+            nodes[lost].shutdown().await;
+            nodes.remove(lost);
+            let gone = tokio::time::Instant::now();
+            wait_for("it is removed", || members().len() < all.len()).await;
+            let took = gone.elapsed().as_secs();
+            assert!((limit - 1..limit + 3).contains(&took), "{name} after {took} s");
+            let others: Vec<_> = all.iter().filter(|(other, _)| other != name).cloned().collect();
+            assert_eq!(members(), others, "and nobody else");
+            let back = simulated_node(&board, &directories[lost], name, adjust(name)).await;
+            back.form(&join(&["a", "b"])).await.unwrap();
+            wait_ready(&back).await;
+            wait_for("it is what it was", || members() == all).await;
+            nodes.insert(lost, back);
+        }
+        drop(leader);
+        for node in nodes {
+            node.shutdown().await;
+        }
+    });
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
