@@ -8,7 +8,11 @@
 //!   keeper, a task of the leader, promotes it once it has caught up, if it is to vote.
 //! - A member that is a voter stays one, whatever it says when it comes back.
 
-use std::{collections::BTreeSet, sync::Weak, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Weak,
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -351,7 +355,7 @@ fn is_to_vote_now(member: &RaftMember, last: u64, silence_max: Duration) -> bool
 /// those that were gone for too long, and says who fell silent.
 pub(crate) async fn keep(inner: Weak<Inner>) {
     let Some(mut changes) = inner.upgrade().map(|inner| inner.consensus.changes()) else { return };
-    let mut silent = BTreeSet::new();
+    let mut roll = Roll::default();
     let mut next_look = Instant::now();
     loop {
         let Some(node) = inner.upgrade() else { return };
@@ -365,14 +369,47 @@ pub(crate) async fn keep(inner: Weak<Inner>) {
         if Instant::now() >= next_look {
             next_look = Instant::now() + KEEPER_INTERVAL;
             if leads {
-                node.tell_silent(&mut silent);
-                node.reap().await;
+                let silences =
+                    roll.call(node.consensus.members(), node.leading_since(), Instant::now());
+                node.tell_silent(&silences, &mut roll.silent);
+                node.reap(&silences).await;
             }
         }
         drop(node);
         if tokio::time::timeout(KEEPER_INTERVAL, changes.next()).await == Ok(false) {
             return;
         }
+    }
+}
+
+/// What a leader remembers of the members from one look to the next.
+#[derive(Debug, Default)]
+struct Roll {
+    /// Who was said to be silent.
+    silent: BTreeSet<u64>,
+    /// Since when each has been known here.
+    known_since: BTreeMap<u64, Instant>,
+}
+
+impl Roll {
+    /// How long each member has been silent to this leader, which has been in `office` for so long. The clock of a member
+    /// starts when its leader took office, or when the member was seen first: who has only just joined has not
+    /// answered yet.
+    fn call(
+        &mut self,
+        members: Vec<RaftMember>,
+        office: Duration,
+        now: Instant,
+    ) -> Vec<(RaftMember, Duration)> {
+        let ids: BTreeSet<u64> = members.iter().map(|member| member.raft_id).collect();
+        self.known_since.retain(|id, _| ids.contains(id));
+        let silence = |member: RaftMember| {
+            let known_since = *self.known_since.entry(member.raft_id).or_insert(now);
+            let longest = office.min(now.saturating_duration_since(known_since));
+            let silent_for = member.silent_for.map_or(longest, |silent| silent.min(longest));
+            (member, silent_for)
+        };
+        members.into_iter().map(silence).collect()
     }
 }
 
@@ -383,13 +420,11 @@ impl Inner {
     }
 
     /// Says once when a member falls silent, and once when it is back.
-    fn tell_silent(&self, silent: &mut BTreeSet<u64>) {
+    fn tell_silent(&self, silences: &[(RaftMember, Duration)], silent: &mut BTreeSet<u64>) {
         let limit = self.silence_max();
-        for member in self.consensus.members() {
+        for (member, silent_for) in silences {
             let Peer { name, raft_addr, .. } = &member.peer;
-            let quiet = member.raft_id != self.raft_id
-                && member.silent_for.is_none_or(|time| time > limit)
-                && self.leading_since() > limit;
+            let quiet = member.raft_id != self.raft_id && *silent_for > limit;
             if quiet && silent.insert(member.raft_id) {
                 // Where it said to be it is not; perhaps it never was.
                 self.cluster.note_address(member.raft_id, raft_addr);
@@ -440,18 +475,15 @@ impl Inner {
         }
     }
 
-    /// Removes members that have been silent longer than `-raft-reap-…-timeout` allows. The clock of a member starts
-    /// when this leader took office.
-    async fn reap(&self) {
-        let office = self.leading_since();
-        for member in self.consensus.members() {
+    /// Removes members that have been silent longer than `-raft-reap-…-timeout` allows.
+    async fn reap(&self, silences: &[(RaftMember, Duration)]) {
+        for (member, silent_for) in silences {
             let limit = if member.peer.replica {
                 self.options.reap.replicas_after
             } else {
                 self.options.reap.voters_after
             };
-            let silent_for = member.silent_for.map_or(office, |silent| silent.min(office));
-            if limit.is_zero() || member.raft_id == self.raft_id || silent_for < limit {
+            if limit.is_zero() || member.raft_id == self.raft_id || *silent_for < limit {
                 continue;
             }
             let name = &member.peer.name;
@@ -496,5 +528,32 @@ mod tests {
             let member = RaftMember { raft_id: 1, peer, voter, matched, silent_for };
             assert_eq!(is_to_vote_now(&member, 1000, limit), expected, "{member:?}");
         }
+    }
+
+    #[test]
+    fn the_clock_of_a_member_starts_when_its_leader_sees_it_first() {
+        let second = Duration::from_secs;
+        let (mut roll, begin) = (Roll::default(), Instant::now());
+        let mut silences = |members: &[(u64, Option<u64>)], office: u64, at: u64| -> Vec<u64> {
+            let members = members.iter().map(|(raft_id, silent)| RaftMember {
+                raft_id: *raft_id,
+                peer: Peer::default(),
+                voter: true,
+                matched: None,
+                silent_for: silent.map(second),
+            });
+            let silences = roll.call(members.collect(), second(office), begin + second(at));
+            silences.into_iter().map(|(_, silent_for)| silent_for.as_secs()).collect()
+        };
+        assert_eq!(silences(&[(1, Some(0)), (2, None)], 0, 0), [0, 0]);
+        assert_eq!(silences(&[(1, Some(1)), (2, None)], 50, 50), [1, 50]);
+        // The third has joined just now, and has not answered yet.
+        assert_eq!(silences(&[(1, Some(0)), (2, Some(60)), (3, None)], 90, 90), [0, 60, 0]);
+        assert_eq!(silences(&[(1, Some(0)), (2, Some(70)), (3, None)], 100, 100), [0, 70, 10]);
+        // Another leader: nobody was silent to it before.
+        assert_eq!(silences(&[(1, Some(0)), (2, None), (3, None)], 5, 110), [0, 5, 5]);
+        // Removed, and back.
+        assert_eq!(silences(&[(1, Some(0))], 200, 300), [0]);
+        assert_eq!(silences(&[(1, Some(0)), (3, None)], 210, 310), [0, 0]);
     }
 }

@@ -153,7 +153,7 @@ async fn leadership_is_handed_over_while_a_change_of_the_membership_waits() {
         network: cluster.board.line(&address("a")),
         ..disks.environment(1)
     };
-    let reaping = |options: &mut Options| options.reap.replicas_after = Duration::from_millis(100);
+    let reaping = |options: &mut Options| options.reap.replicas_after = Duration::from_millis(600);
     cluster.start_with("a", &Formation::Alone, environment, reaping).await;
     cluster.start("b", &join(&["a"])).await;
     cluster.start("c", &join(&["a"])).await;
@@ -167,7 +167,7 @@ async fn leadership_is_handed_over_while_a_change_of_the_membership_waits() {
     let change = inner.joins.lock().await;
     cluster.board.isolate(&address("r"), &cluster.addresses(), true);
     // It is to be removed, which waits for the change.
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
     disks.files.set_free_space(Some(0));
     until("another leads", || cluster.members[1..3].iter().any(|member| member.node.is_leader()))
         .await;
