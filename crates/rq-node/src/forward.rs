@@ -418,7 +418,14 @@ impl Inner {
         let mut attempt = self.attempt(&route);
         loop {
             let leader = self.find_leader(&mut attempt).await?;
-            let asked = self.unless_replaced(Duration::ZERO, self.index_of(&leader, &attempt));
+            let asked = async {
+                let asked = self.index_of(&leader, &attempt);
+                match leader {
+                    // Raft ends the round itself when another one leads.
+                    Leader::Here => asked.await,
+                    Leader::There(_) => self.unless_replaced(Duration::ZERO, asked).await,
+                }
+            };
             let found = match tokio::time::timeout(self.one_attempt(), asked).await {
                 Ok(found) => found,
                 Err(_) => Err(Error::Unreachable("the leader gives no index in time".to_owned())),

@@ -209,18 +209,18 @@ impl Inner {
                 if !self.consensus.leads() {
                     return Err(self.not_leader());
                 }
-                // A new leader may still have to apply what its predecessor acknowledged.
-                let applied = self.progress.wait_term(self.consensus.term(), NEW_LEADER_PATIENCE);
-                match applied.await {
-                    Err(Error::NotReady) if !self.consensus.leads() => {
-                        return Err(self.not_leader());
+                self.take_over().await?;
+            }
+            Level::Linearizable => match self.consensus.committed_by_only_voter() {
+                // There is nobody to ask.
+                Some(committed) => {
+                    self.take_over().await?;
+                    if self.progress.applied().index < committed {
+                        self.progress.wait_applied(committed, read.linearizable_timeout).await?;
                     }
-                    applied => applied?,
                 }
-            }
-            Level::Linearizable => {
-                self.catch_up(read, patience).await?;
-            }
+                None => self.catch_up(read, patience).await?,
+            },
             Level::Strong => {
                 if !self.consensus.leads() {
                     return Err(self.not_leader());
@@ -233,6 +233,15 @@ impl Inner {
             self.progress.wait_applied(index, read.linearizable_timeout).await?;
         }
         Ok(served)
+    }
+
+    /// A new leader may still have to apply what its predecessor acknowledged.
+    async fn take_over(&self) -> Result<(), Error> {
+        let applied = self.progress.wait_term(self.consensus.term(), NEW_LEADER_PATIENCE);
+        match applied.await {
+            Err(Error::NotReady) if !self.consensus.leads() => Err(self.not_leader()),
+            applied => applied,
+        }
     }
 
     /// Waits until this node has applied what a linearizable read must see.
@@ -248,6 +257,9 @@ impl Inner {
             }
             index => index?,
         };
+        if self.progress.applied().index >= index {
+            return Ok(());
+        }
         let left = limit.saturating_sub(began.elapsed()).min(read.linearizable_timeout);
         let deadline = tokio::time::Instant::now() + left;
         loop {

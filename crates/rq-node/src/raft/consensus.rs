@@ -258,6 +258,13 @@ impl Consensus {
         self.metrics.borrow_watched().last_quorum_acked.as_ref().map(|at| at.elapsed())
     }
 
+    /// What is committed, if this node leads and nobody else votes: then nobody else can lead, or know of more.
+    pub(crate) fn committed_by_only_voter(&self) -> Option<u64> {
+        let metrics = self.metrics.borrow_watched();
+        (metrics.state.is_leader() && is_only_voter(&metrics))
+            .then(|| metrics.local_committed.map_or(0, |id| id.index()))
+    }
+
     /// Whether there is no other member: then nobody else could do anything.
     pub(crate) fn is_alone(&self) -> bool {
         let metrics = self.metrics.borrow_watched();
@@ -354,8 +361,13 @@ fn leads_by(metrics: &RaftMetrics<TypeConfig>, lease: Duration) -> bool {
 fn holds_lease(metrics: &RaftMetrics<TypeConfig>, lease: Duration) -> bool {
     let heard = || metrics.last_quorum_acked.as_ref().is_some_and(|at| at.elapsed() <= lease);
     // What an only voter says is a quorum.
+    is_only_voter(metrics) || heard()
+}
+
+/// Whether this node votes and nobody else does, in the membership of now and in the one that is being changed to.
+fn is_only_voter(metrics: &RaftMetrics<TypeConfig>) -> bool {
     let voters = metrics.membership_config.membership().get_joint_config();
-    voters.iter().all(|voters| voters.len() < 2) || heard()
+    voters.iter().all(|voters| voters.len() == 1 && voters.contains(&metrics.id))
 }
 
 type WriteResult = Result<ClientWriteResponse<TypeConfig>, ClientWriteError<TypeConfig>>;
