@@ -115,6 +115,10 @@ impl Consensus {
         // Not a handle on Raft itself, which would keep itself alive by it.
         let seen = metrics.clone();
         drop(leads.set(Box::new(move || leads_by(&seen.borrow_watched(), vote_timeout))));
+        // It answers when it has said for the first time who the members are. Before that a node would take itself for
+        // one without peers, and refuse requests that are worth waiting for a leader.
+        let told = raft.with_raft_state(|_| ()).await;
+        told.map_err(|fatal| OpenError::Raft(fatal.to_string()))?;
         Ok(Self { raft, metrics, raft_id, lease: vote_timeout, progress, change: Arc::default() })
     }
 

@@ -69,6 +69,25 @@ async fn reads_that_wait_for_a_leader_that_is_gone_are_answered_by_the_next() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_was_just_opened_knows_its_members_and_waits_for_its_leader() {
+    let mut cluster = with_a_row().await;
+    let restarted = follower(&cluster).name.clone();
+    let place = cluster.members.iter().position(|member| member.name == restarted).unwrap();
+    for _ in 0..20 {
+        let Member { node, directory, name } = cluster.members.remove(place);
+        node.shutdown().await;
+        drop(node);
+        let options = Cluster::node_options(&directory, &name);
+        let node = Node::open(options, cluster.environment(&name)).await.unwrap();
+        assert!(!node.inner().consensus.is_alone(), "before anybody can ask");
+        let weak = ask(&node, reading(COUNT, Level::Weak), &route()).await;
+        assert_eq!(weak.expect("it waits for its leader").0, [Value::Integer(1)]);
+        cluster.members.insert(place, Member { node, directory, name });
+    }
+    cluster.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_linearizable_read_waits_for_the_leader_no_longer_than_it_wants_to() {
     let cluster = with_a_row().await;
     let asking = follower(&cluster);
