@@ -376,7 +376,7 @@ pub(crate) async fn keep(inner: Weak<Inner>) {
             }
         }
         drop(node);
-        if tokio::time::timeout(KEEPER_INTERVAL, changes.next()).await == Ok(false) {
+        if tokio::time::timeout(KEEPER_INTERVAL, changes.next_at_leisure()).await == Ok(false) {
             return;
         }
     }

@@ -1,6 +1,6 @@
 //! What this node sees happen in its cluster: who leads, where members are, the end of Raft.
 //!
-//! One task looks at Raft whenever its metrics change. It decides nothing; it tells the log, and keeps what others read: how
+//! One task looks at Raft when its metrics have changed. It decides nothing; it tells the log, and keeps what others read: how
 //! long this node has led, and where members are to be dialled.
 
 use std::{
@@ -29,7 +29,7 @@ pub(crate) async fn observe(inner: Weak<Inner>) {
             Some(inner) => return tell_end(&inner),
             None => return,
         }
-        if !changes.next().await {
+        if !changes.next_at_leisure().await {
             return;
         }
     }

@@ -30,7 +30,7 @@ impl Node {
             }
             // It steps down only after its removal is committed.
             led = view.leads || (led && !is_member);
-            if !changes.next().await {
+            if !changes.next_at_leisure().await {
                 return;
             }
         }

@@ -38,6 +38,8 @@ const CONFIRMATION_TIMEOUT: Duration = Duration::from_secs(10);
 const BARRIER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How much longer than lease and election a leader may be silent before it counts as gone.
 const SILENCE_MARGIN: Duration = Duration::from_millis(300);
+/// How often those look at Raft at most who look at it for as long as the node runs.
+const GLANCE_INTERVAL: Duration = Duration::from_millis(20);
 /// How long openraft may take to note a snapshot that is made already.
 const SNAPSHOT_NOTE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -354,6 +356,14 @@ impl Changes {
             changed = self.metrics.changed() => changed.is_ok(),
             Ok(()) = self.heard.changed() => true,
         }
+    }
+
+    /// As [`Self::next`], but not before [`GLANCE_INTERVAL`] has passed; what changes meanwhile is seen then. For whoever
+    /// keeps an eye on Raft for as long as the node runs: each entry changes the metrics several times, and waking
+    /// somebody costs a write more than looking does.
+    pub(crate) async fn next_at_leisure(&mut self) -> bool {
+        tokio::time::sleep(GLANCE_INTERVAL).await;
+        self.next().await
     }
 }
 

@@ -18,8 +18,9 @@ use crate::{
     files::{File, Files},
 };
 
-/// Zeros are written in pieces of this many bytes, which bounds the memory for them.
-const ZEROS_BYTES: usize = 1 << 20;
+/// Zeros are written in pieces of this many bytes. Linux caches what one write brought in pieces as large as that,
+/// and each later append walks over the whole piece it falls into: small ones make appends cheaper.
+const ZEROS_BYTES: usize = 64 << 10;
 
 /// A file full of zeros.
 #[derive(Debug)]
