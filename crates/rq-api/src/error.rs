@@ -95,6 +95,8 @@ codes! {
         "The node is starting and has not opened its database yet."
     StoreNotReady "store_not_ready" 503 NotDone true
         "The node is open but not ready to serve yet."
+    OtherEngine "other_engine" 503 NotDone true
+        "This node's program computes another engine epoch than its database belongs to: it votes and stores, and reads nothing. Ask another node."
     LeaderNotFound "leader_not_found" 503 NotDone true
         "The node knows no leader: an election is under way, or a majority is not reachable."
     NotLeader "not_leader" 503 NotDone true

@@ -14,6 +14,11 @@ pub enum Readiness {
     },
     /// The store is not ready.
     StoreNotReady,
+    /// The store cannot become ready before somebody does something.
+    StoreUnfit {
+        /// What and why.
+        reason: String,
+    },
     /// The node did not catch up in time.
     NotSynced {
         /// Why.
@@ -43,6 +48,7 @@ impl Readiness {
             Self::NoLeader
             | Self::LeaderNotContactable { .. }
             | Self::StoreNotReady
+            | Self::StoreUnfit { .. }
             | Self::NotSynced { .. }
             | Self::DatabaseFailed { .. } => 503,
         }
@@ -58,6 +64,7 @@ impl Readiness {
                 (1, Some(format!("leader not contactable: {error}")))
             }
             Self::StoreNotReady => (2, Some("store not ready".to_owned())),
+            Self::StoreUnfit { reason } => (2, Some(format!("store not ready: {reason}"))),
             Self::NotSynced { error } => (3, Some(format!("sync {error}"))),
             Self::DatabaseFailed { synced, error, rows } => {
                 (3 + usize::from(*synced), Some(format!("db not ok: ({error}, {rows})")))
@@ -87,6 +94,11 @@ mod tests {
                 "[+]node ok\n[+]leader not contactable: E",
             ),
             (Readiness::StoreNotReady, 503, "[+]node ok\n[+]leader ok\n[+]store not ready"),
+            (
+                Readiness::StoreUnfit { reason: error() },
+                503,
+                "[+]node ok\n[+]leader ok\n[+]store not ready: E",
+            ),
             (
                 Readiness::NotSynced { error: error() },
                 503,

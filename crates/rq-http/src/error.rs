@@ -33,6 +33,7 @@ pub(crate) fn code(error: &Error) -> Code {
         Error::DisallowedPragma => Code::DisallowedPragma,
         Error::NotOpen => Code::StoreNotOpen,
         Error::NotReady | Error::ApplyStalled { .. } => Code::StoreNotReady,
+        Error::OtherEngine(_) => Code::OtherEngine,
         Error::LeaderNotFound => Code::LeaderNotFound,
         Error::NotLeader { .. } => Code::NotLeader,
         Error::StaleRead => Code::StaleRead,
@@ -56,6 +57,7 @@ fn status_everywhere(error: &Error) -> Option<StatusCode> {
     match error {
         Error::LeaderNotFound
         | Error::ApplyStalled { .. }
+        | Error::OtherEngine(_)
         | Error::EnqueueTimeout
         | Error::Overloaded
         | Error::ShuttingDown
@@ -337,6 +339,7 @@ mod tests {
             Error::ApplyStalled { index: 1, reason: "r".to_owned() },
             Error::TooLarge { bytes: 2, max: 1 },
             Error::Overloaded,
+            Error::OtherEngine(rq_node::OtherEngine { database: 1, program: 2 }),
             Error::ShuttingDown,
             Error::Request("r".to_owned()),
             Error::OutcomeUnknown("u".to_owned()),

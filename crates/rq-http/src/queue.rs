@@ -359,6 +359,7 @@ impl Worker {
             | Error::ApplyStalled { .. }
             | Error::TooLarge { .. }
             | Error::Overloaded
+            | Error::OtherEngine(_)
             | Error::ShuttingDown
             | Error::Request(_)
             | Error::Unauthorized(_)

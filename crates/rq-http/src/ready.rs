@@ -38,6 +38,9 @@ async fn examine(call: &Call<'_>) -> Readiness {
         Err(Error::LeaderNotFound) => return Readiness::NoLeader,
         Err(error) => return Readiness::LeaderNotContactable { error: error.to_string() },
     }
+    if let Some(other) = node.other_engine() {
+        return Readiness::StoreUnfit { reason: other.to_string() };
+    }
     if !node.is_ready() {
         return Readiness::StoreNotReady;
     }

@@ -282,6 +282,7 @@ fn impairment(impairment: &Impairment) -> String {
         Impairment::ApplyStalled { index, reason } => {
             format!("entry {index} could not be applied and is tried again: {reason}")
         }
+        Impairment::OtherEngine(other) => other.to_string(),
         Impairment::Stopped { reason } => {
             format!("the node has stopped and must be restarted: {reason}")
         }

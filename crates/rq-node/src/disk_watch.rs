@@ -17,7 +17,7 @@ use futures_util::future::join_all;
 use rq_storage::LogState;
 use tokio::time::Instant;
 
-use crate::{node::Inner, raft::change::RaftMember};
+use crate::{OtherEngine, node::Inner, raft::change::RaftMember};
 
 /// How often it is looked.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
@@ -88,6 +88,7 @@ struct DiskWatch {
     told: DiskState,
     keeps_still: bool,
     leaderless_since: Option<Instant>,
+    leaderless_told: bool,
     next_handover: Option<Instant>,
 }
 
@@ -109,6 +110,19 @@ impl DiskWatch {
             return false;
         }
         self.leaderless_since.get_or_insert_with(Instant::now).elapsed() > limit
+    }
+
+    /// Says once that nobody leads and why this node does not stand: its log may be the only one that is long enough.
+    fn tell_who_cannot_lead(&mut self, leaderless: bool, other: Option<OtherEngine>) {
+        let Some(other) = other else { return };
+        if leaderless && !self.leaderless_told {
+            tracing::warn!(
+                component = "store",
+                "nobody leads, and this node must not: if the others that are up lack entries it has, only the right \
+                 program can help ({other})"
+            );
+        }
+        self.leaderless_told = leaderless;
     }
 
     /// Says once what has become of the disk.
@@ -147,6 +161,7 @@ impl Inner {
         watch.tell(state);
         let leader_known = self.consensus.leader().is_some();
         let leaderless = watch.is_leaderless(leader_known, election * LEADERLESS_ELECTIONS);
+        watch.tell_who_cannot_lead(leaderless, self.progress.other_engine());
         let keeps_still = state == DiskState::Stuck && !leaderless;
         if keeps_still != watch.keeps_still {
             watch.keeps_still = keeps_still;
@@ -184,14 +199,15 @@ impl Inner {
         });
         let asked = others.map(|member| async move {
             let answer = self.client.metadata(&member.peer.raft_addr, ASK_TIMEOUT).await;
-            // One that is alive and says nothing may still store more than one that cannot.
-            let disk = match answer {
-                Ok(metadata) if metadata.raft_id == member.raft_id => metadata.disk,
-                _ => DiskState::Short,
-            };
-            (disk, member)
+            match answer {
+                // It must not lead.
+                Ok(metadata) if metadata.other_engine.is_some() => None,
+                Ok(metadata) if metadata.raft_id == member.raft_id => Some((metadata.disk, member)),
+                // One that is alive and says nothing may still store more than one that cannot.
+                _ => Some((DiskState::Short, member)),
+            }
         });
-        let answers = join_all(asked).await.into_iter();
+        let answers = join_all(asked).await.into_iter().flatten();
         let better = answers.filter(|(disk, _)| *disk < own);
         let best = better.min_by_key(|(disk, member)| (*disk, std::cmp::Reverse(member.matched)));
         best.map(|(_, member)| member)

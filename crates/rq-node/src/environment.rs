@@ -40,6 +40,8 @@ pub struct Environment {
     pub execution: Execution,
     /// The way to the other nodes.
     pub network: Arc<dyn Network>,
+    /// The engine epoch that is computed here: [`rq_sqlite::ENGINE_EPOCH`], but for tests.
+    pub engine_epoch: i64,
 }
 
 impl Environment {
@@ -52,6 +54,7 @@ impl Environment {
             database_files: None,
             execution: Execution::Threads,
             network: Arc::new(NoNetwork),
+            engine_epoch: rq_sqlite::ENGINE_EPOCH,
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::Member;
+use crate::{Member, OtherEngine};
 
 /// The failure of a request as a whole.
 #[derive(Clone, Debug, Error, PartialEq)]
@@ -78,6 +78,9 @@ pub enum Error {
     /// More writes are waiting than the node keeps.
     #[error("too many writes are waiting; try again later")]
     Overloaded,
+    /// The program computes another engine epoch than the database belongs to, and must not read it.
+    #[error("{0}")]
+    OtherEngine(OtherEngine),
     /// The node is stopping.
     #[error("node is shutting down")]
     ShuttingDown,
@@ -128,6 +131,7 @@ impl Error {
             | Self::ApplyStalled { .. }
             | Self::TooLarge { .. }
             | Self::Overloaded
+            | Self::OtherEngine(_)
             | Self::ShuttingDown
             | Self::Request(_)
             | Self::Unauthorized(_)
@@ -162,7 +166,9 @@ impl Error {
     /// How long a client does well to wait before it tries again, if trying again makes sense.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::DiskFull { .. } | Self::ApplyStalled { .. } => Some(Duration::from_secs(5)),
+            Self::DiskFull { .. } | Self::ApplyStalled { .. } | Self::OtherEngine(_) => {
+                Some(Duration::from_secs(5))
+            }
             Self::Overloaded
             | Self::EnqueueTimeout
             | Self::NotReady

@@ -292,7 +292,7 @@ impl Inner {
             raft_addr: self.options.raft_addr.clone(),
             api_url: self.options.api_url.clone(),
             replica: self.options.replica,
-            epoch: rq_sqlite::ENGINE_EPOCH,
+            epoch: self.engine_epoch(),
             format: crate::command::FORMAT.into(),
             cluster: self.cluster.id().filter(|_| member),
         })

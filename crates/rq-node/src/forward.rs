@@ -351,7 +351,9 @@ impl Inner {
     /// Whether a read that could not be served here is one for the leader. A linearizable one has looked for it already,
     /// as long as it could.
     fn is_to_be_passed_on(&self, read: &Read, error: &Error) -> bool {
-        let has_looked = read.level == Level::Linearizable && self.consensus.leader().is_none();
+        let has_looked = read.level == Level::Linearizable
+            && self.consensus.leader().is_none()
+            && self.progress.other_engine().is_none();
         error.leader_is_elsewhere() && !has_looked
     }
 

@@ -115,7 +115,7 @@ impl Inner {
             return Ok(());
         }
         let heard = check_words(&newcomer)
-            .and_then(|()| check_program(&newcomer))
+            .and_then(|()| check_program(&newcomer, self.engine_epoch()))
             .and_then(|()| self.check_different(&newcomer));
         let (name, address) = (newcomer.name.clone(), newcomer.raft_addr.clone());
         let heard =
@@ -260,7 +260,7 @@ impl Inner {
             return refuse("it names no cluster".to_owned());
         }
         check_words(&founder)?;
-        check_program(&founder)?;
+        check_program(&founder, self.engine_epoch())?;
         self.check_different(&founder)?;
         if self.consensus.is_initialized().await? {
             return refuse(format!("node {} is a member of a cluster already", self.node_id));

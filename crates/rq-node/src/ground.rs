@@ -13,6 +13,7 @@ use rq_storage::{Execution, Log, LogOptions, Salts};
 
 use crate::{
     OpenError,
+    engine::{self, OtherEngine},
     environment::Environment,
     housekeeping::milliseconds,
     identity::{Cluster, Paths},
@@ -27,6 +28,8 @@ pub(crate) struct Ground {
     pub(crate) log: Log,
     pub(crate) database: Database,
     pub(crate) metrics: Arc<Metrics>,
+    /// Whether the database is of another engine epoch than the program.
+    pub(crate) other_engine: Option<OtherEngine>,
 }
 
 impl Ground {
@@ -54,7 +57,8 @@ impl Ground {
         let database = open_database(options, environment, &paths, &metrics)?;
         let applied = database.opened.state.applied.map(|id| id.index);
         check_reach(&path, applied, purged)?;
-        Ok(Self { cluster, paths, log, database, metrics })
+        let other_engine = find_other_engine(environment, &paths, &cluster, &log, &database)?;
+        Ok(Self { cluster, paths, log, database, metrics, other_engine })
     }
 }
 
@@ -68,6 +72,21 @@ fn check_reach(path: &Path, applied: Option<u64>, purged: Option<u64>) -> Result
     }
 }
 
+/// Whether the database is of another engine epoch than the program, which is told.
+fn find_other_engine(
+    environment: &Environment,
+    paths: &Paths,
+    cluster: &Cluster,
+    log: &Log,
+    database: &Database,
+) -> Result<Option<OtherEngine>, OpenError> {
+    let found = engine::compare(environment, &database.opened, paths, cluster, log)?;
+    if let Some(other) = &found {
+        tracing::error!(component = "store", "{other}");
+    }
+    Ok(found)
+}
+
 fn open_database(
     options: &Options,
     environment: &Environment,
@@ -79,6 +98,8 @@ fn open_database(
         readers_max: options.readers_max.unwrap_or(usize::MAX),
         faults: environment.database_files.clone(),
         foreign_keys: options.foreign_keys,
+        engine_epoch: environment.engine_epoch,
+        any_epoch: true,
         ..rq_sqlite::Options::new(paths.database.clone(), paths.scratch.clone())
     };
     let results = ResultLimits {

@@ -100,14 +100,20 @@ fn repeat(
 struct Checkpoints {
     parts: Arc<crate::node::Machinery>,
     limits: Limits,
+    progress: Arc<Progress>,
 }
 
 impl Checkpoints {
     fn new(inner: &Arc<Inner>) -> Self {
-        Self { parts: Arc::clone(&inner.machinery), limits: inner.options.limits }
+        let (parts, progress) = (Arc::clone(&inner.machinery), Arc::clone(&inner.progress));
+        Self { parts, limits: inner.options.limits, progress }
     }
 
     fn look_after(&self) {
+        if self.progress.other_engine().is_some() {
+            // The file is another program's to write.
+            return;
+        }
         self.parts.checkpoint_if_due(self.limits.wal_bytes_max, CHECKPOINT_WAL_BYTES);
     }
 }
@@ -175,6 +181,10 @@ impl Task {
     }
 
     async fn snapshot_if_due(&mut self, inner: &Inner) {
+        if inner.progress.other_engine().is_some() {
+            // Nothing is applied, so nothing may be purged.
+            return;
+        }
         let log_bytes = inner.log.state().bytes_on_disk;
         let forced = log_bytes > self.snapshots.log_bytes_max;
         let now = tokio::time::Instant::now();
@@ -259,6 +269,7 @@ impl Inner {
     /// # Errors
     /// A failed sync, or raft has stopped.
     pub(crate) async fn snapshot(&self, trailing_logs: Option<u64>) -> Result<bool, Error> {
+        self.progress.admit_engine()?;
         let began = Instant::now();
         let applied = self.progress.applied();
         if applied.index == 0 || self.consensus.view().snapshot.index >= applied.index {

@@ -50,6 +50,7 @@ mod rounds;
 
 mod applier;
 mod durability;
+mod engine;
 mod housekeeping;
 mod identity;
 mod progress;
@@ -74,6 +75,7 @@ pub mod fuzzing;
 mod testing;
 
 pub use command::{CommandError, decode_command};
+pub use engine::OtherEngine;
 pub use environment::{Clock, Entropy, Environment, Seeded, SystemClock, SystemEntropy};
 pub use error::{EffectKnown, Error, OpenError};
 pub use formation::Formation;

@@ -14,10 +14,11 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use crate::{
-    Error,
+    Error, OtherEngine,
     node::Inner,
     raft::{Peer, change::RaftMember},
     service::message::{Answer, Newcomer},
@@ -29,6 +30,8 @@ const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 const ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long handing leadership over may take.
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a member may take to say which engine it runs, before leadership is handed to it.
+const ENGINE_TIMEOUT: Duration = Duration::from_millis(400);
 /// How often a handover and the keeper look.
 const GLANCE: Duration = Duration::from_millis(20);
 /// The keeper looks this often, and whenever Raft reports a change.
@@ -50,7 +53,7 @@ impl Inner {
             return Err(self.not_leader());
         }
         let cluster = self.cluster.id().ok_or(Error::LeaderNotFound)?;
-        check_newcomer(&newcomer, &cluster)?;
+        check_newcomer(&newcomer, &cluster, self.engine_epoch(), &self.consensus.members())?;
         let is_there = |member: &RaftMember| {
             member.raft_id == newcomer.raft_id && member.peer.raft_addr == newcomer.raft_addr
         };
@@ -214,7 +217,7 @@ impl Inner {
         if !self.consensus.leads() {
             return Err(self.not_leader());
         }
-        let to = self.successor(target)?;
+        let to = self.successor(target).await?;
         let term = self.consensus.view().term;
         let deadline = Instant::now() + HANDOVER_TIMEOUT;
         self.consensus.transfer(to.raft_id).await?;
@@ -242,11 +245,11 @@ impl Inner {
         }
     }
 
-    /// Who is to lead next: the one named, or the voter that is farthest.
+    /// Who is to lead next: the one named, or the voter that is farthest. Never one of another engine epoch.
     ///
     /// # Errors
     /// There is none.
-    fn successor(&self, target: Option<&str>) -> Result<RaftMember, Error> {
+    async fn successor(&self, target: Option<&str>) -> Result<RaftMember, Error> {
         let refuse = |reason: &str| Err(Error::Membership(reason.to_owned()));
         let mut members = self.consensus.members();
         if let Some(target) = target {
@@ -257,17 +260,38 @@ impl Inner {
             return match named {
                 None => refuse("node not found in cluster"),
                 Some(member) if !member.voter => refuse("node does not vote"),
-                Some(member) => Ok(member),
+                Some(member) => match self.other_engine_of(&member).await {
+                    Some(other) => refuse(&format!("node {target} cannot lead: {other}")),
+                    None => Ok(member),
+                },
             };
         }
         members.retain(|member| member.voter && member.raft_id != self.raft_id);
-        let farthest = members.into_iter().max_by_key(|member| {
+        let asked = members.into_iter().map(|member| async move {
+            let other = self.other_engine_of(&member).await;
+            other.is_none().then_some(member)
+        });
+        let members = join_all(asked).await.into_iter().flatten();
+        let farthest = members.max_by_key(|member| {
             // One that has not answered for a while is the last choice.
-            let recent = member.silent_for.is_some_and(|time| time < Duration::from_secs(1));
-            (recent, member.matched)
+            (answered_lately(member), member.matched)
         });
         farthest.map_or_else(|| refuse("cannot find peer"), Ok)
     }
+
+    /// What a member says of its engine, if it is another one than its database's. Who has been silent is not asked.
+    async fn other_engine_of(&self, member: &RaftMember) -> Option<OtherEngine> {
+        if !answered_lately(member) {
+            return None;
+        }
+        let metadata = self.client.metadata(&member.peer.raft_addr, ENGINE_TIMEOUT).await.ok()?;
+        metadata.other_engine
+    }
+}
+
+/// Whether a member has answered this leader within the last second.
+fn answered_lately(member: &RaftMember) -> bool {
+    member.silent_for.is_some_and(|time| time < Duration::from_secs(1))
 }
 
 /// Who may be let in on whose behalf.
@@ -283,7 +307,12 @@ pub(crate) enum MayJoin {
 ///
 /// # Errors
 /// Why not.
-fn check_newcomer(newcomer: &Newcomer, cluster: &str) -> Result<(), Error> {
+fn check_newcomer(
+    newcomer: &Newcomer,
+    cluster: &str,
+    epoch: i64,
+    members: &[RaftMember],
+) -> Result<(), Error> {
     check_words(newcomer)?;
     if let Some(theirs) = &newcomer.cluster
         && theirs != cluster
@@ -294,7 +323,11 @@ fn check_newcomer(newcomer: &Newcomer, cluster: &str) -> Result<(), Error> {
              empty data directory if its data is not needed"
         )));
     }
-    check_program(newcomer)
+    // One that is a member already votes and stores, whatever it computes.
+    if members.iter().all(|member| member.raft_id != newcomer.raft_id) {
+        check_engine(newcomer, epoch)?;
+    }
+    check_format(newcomer)
 }
 
 /// Whether a node says who and where it is, and not too much.
@@ -322,23 +355,30 @@ pub(crate) fn check_words(newcomer: &Newcomer) -> Result<(), Error> {
 ///
 /// # Errors
 /// What to do.
-pub(crate) fn check_program(newcomer: &Newcomer) -> Result<(), Error> {
-    let refuse = |reason: String| Err(Error::Membership(reason));
-    let name = &newcomer.name;
-    if newcomer.epoch != rq_sqlite::ENGINE_EPOCH {
-        return refuse(format!(
-            "node {name} runs engine epoch {}, this cluster epoch {}; use the program the other nodes run",
-            newcomer.epoch,
-            rq_sqlite::ENGINE_EPOCH
-        ));
+pub(crate) fn check_program(newcomer: &Newcomer, epoch: i64) -> Result<(), Error> {
+    check_engine(newcomer, epoch)?;
+    check_format(newcomer)
+}
+
+fn check_engine(newcomer: &Newcomer, epoch: i64) -> Result<(), Error> {
+    if newcomer.epoch == epoch {
+        return Ok(());
     }
+    Err(Error::Membership(format!(
+        "node {} runs engine epoch {}, this cluster epoch {epoch}; use the program the other nodes run",
+        newcomer.name, newcomer.epoch
+    )))
+}
+
+fn check_format(newcomer: &Newcomer) -> Result<(), Error> {
+    let name = &newcomer.name;
     if newcomer.format < u32::from(crate::command::FORMAT) {
-        return refuse(format!(
+        return Err(Error::Membership(format!(
             "node {name} understands log entries up to format {}, this cluster writes format {}; use a \
              newer program there",
             newcomer.format,
             crate::command::FORMAT
-        ));
+        )));
     }
     Ok(())
 }

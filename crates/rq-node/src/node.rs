@@ -28,7 +28,7 @@ use rq_sqlite::{Checkpointer, Database, LocalError, Readers, Settings, WalSize, 
 use rq_storage::{Execution, Log};
 
 use crate::{
-    Error, OpenError,
+    Error, OpenError, OtherEngine,
     applier::{Applier, Core},
     batcher::Batcher,
     command::Stamper,
@@ -193,12 +193,19 @@ impl Node {
         self.inner.is_ready()
     }
 
+    /// The epochs, if this program computes another engine epoch than the database belongs to. The node votes and stores
+    /// then, and does nothing else.
+    pub fn other_engine(&self) -> Option<OtherEngine> {
+        self.inner.progress.other_engine()
+    }
+
     /// Waits until this node has applied what the leader had committed when asked.
     ///
     /// # Errors
     /// No leader, or the time passed.
     pub async fn sync(&self, timeout: Duration) -> Result<(), Error> {
         let inner = self.open_inner()?;
+        inner.progress.admit_engine()?;
         let began = Instant::now();
         let index = tokio::time::timeout(timeout, inner.confirmations.join())
             .await
@@ -285,6 +292,7 @@ impl Inner {
         let view = self.consensus.view();
         view.leader.is_some()
             && !view.pending
+            && self.progress.other_engine().is_none()
             && self.has_caught_up(&view)
             && !self.receiver.is_needed(self.progress.applied().index)
             && self.progress.stopped().is_none()
@@ -325,6 +333,11 @@ impl Inner {
 
     pub(crate) fn new_cluster_id(&self) -> String {
         crate::identity::new_cluster_id(&self.environment)
+    }
+
+    /// The engine epoch that is computed here.
+    pub(crate) fn engine_epoch(&self) -> i64 {
+        self.environment.engine_epoch
     }
 
     /// A random time below `limit`.
@@ -373,12 +386,14 @@ struct Parts {
 impl Parts {
     /// Opens everything and starts Raft over it.
     async fn start(options: &Options, environment: &Environment) -> Result<Self, OpenError> {
-        let Ground { cluster, paths, log, database, metrics } = Ground::open(options, environment)?;
+        let Ground { cluster, paths, log, database, metrics, other_engine } =
+            Ground::open(options, environment)?;
         let membership = database.opened.state.membership.clone();
         let stored = raft::membership::stored(membership.as_ref()).map_err(OpenError::Log)?;
         let applied = database.opened.state.applied;
         let readers = database.readers.clone();
-        let progress = Arc::new(Progress::new(applied, options.limits.free_bytes_min));
+        let progress = Progress::new(applied, options.limits.free_bytes_min);
+        let progress = Arc::new(progress.with_other_engine(other_engine));
         let machinery =
             Machinery::start(database, &progress, &metrics, environment, &options.directory)?;
         let site = recovery::Site {

@@ -27,6 +27,13 @@ impl Notices {
         }
     }
 
+    /// Says something, unless the same was said a moment ago.
+    pub(crate) fn tell(&self, component: &'static str, text: &str) {
+        if self.is_new(text) {
+            tracing::info!(component = component, "{text}");
+        }
+    }
+
     fn is_new(&self, text: &str) -> bool {
         let now = Instant::now();
         let mut said = lock(&self.said);

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 #[cfg(test)]
 use crate::testing::watch;
-use crate::{Error, Impairment, disk_watch::DiskState};
+use crate::{Error, Impairment, disk_watch::DiskState, engine::OtherEngine};
 
 /// Entries heard of within this time count as heard of at once.
 const MISSING_STEP: Duration = Duration::from_millis(10);
@@ -40,6 +40,7 @@ pub(crate) struct Progress {
     leader: Mutex<Heard>,
     /// Changes when the leader is heard for the first time or after a silence.
     heard_again: watch::Sender<u64>,
+    other_engine: Option<OtherEngine>,
 }
 
 /// A leader that was silent for this long, and is heard again, may have counted as gone.
@@ -119,7 +120,27 @@ impl Progress {
             health: Mutex::default(),
             leader: Mutex::default(),
             heard_again: watch::Sender::new(0),
+            other_engine: None,
         }
+    }
+
+    /// Of a node whose program computes another engine epoch than its database belongs to, if so.
+    pub(crate) fn with_other_engine(self, other_engine: Option<OtherEngine>) -> Self {
+        Self { other_engine, ..self }
+    }
+
+    /// The epochs, if the program computes another one than the database belongs to: nothing is applied or read then,
+    /// and this node must not lead.
+    pub(crate) fn other_engine(&self) -> Option<OtherEngine> {
+        self.other_engine
+    }
+
+    /// Makes sure that what the database holds may be read by this program.
+    ///
+    /// # Errors
+    /// It computes another engine epoch.
+    pub(crate) fn admit_engine(&self) -> Result<(), Error> {
+        self.other_engine.map_or(Ok(()), |other| Err(Error::OtherEngine(other)))
     }
 
     /// Notes that the leader was heard, the last of the entries it sent, if any, and how far it has committed.
@@ -322,6 +343,7 @@ impl Progress {
         if let Some(Stall { index, reason, .. }) = &health.apply_stalled {
             found.push(Impairment::ApplyStalled { index: *index, reason: reason.clone() });
         }
+        found.extend(self.other_engine.map(Impairment::OtherEngine));
         if let Some(reason) = &health.stopped {
             found.push(Impairment::Stopped { reason: reason.clone() });
         }

@@ -8,6 +8,8 @@
 //! | strong | an entry of its own through the log, shared by all waiting reads |
 //! | auto | as weak on a voter |
 //!
+//! A node of another engine epoch runs no read itself (`engine`).
+//!
 //! # Where a query runs
 //! Most reads take microseconds, so a read starts on the async worker it came in on, with an
 //! allowance of [`INLINE_STEPS`] VM steps. One that needs more has called nothing final by then: it
@@ -203,13 +205,20 @@ impl Inner {
     pub(crate) async fn establish(&self, read: &Read, patience: Duration) -> Result<Served, Error> {
         let mut served = Served { level: read.level, index: None, served_by: None };
         match read.level {
-            Level::None => self.check_freshness(read)?,
+            Level::None => {
+                self.progress.admit_engine()?;
+                self.check_freshness(read)?;
+            }
             Level::Weak | Level::Auto => {
                 served.level = Level::Weak;
                 if !self.consensus.leads() {
                     return Err(self.not_leader());
                 }
                 self.take_over().await?;
+            }
+            // It would never catch up.
+            Level::Linearizable if self.progress.other_engine().is_some() => {
+                return Err(self.not_leader());
             }
             Level::Linearizable => match self.consensus.committed_by_only_voter() {
                 // There is nobody to ask.

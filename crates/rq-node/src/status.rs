@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
+use crate::OtherEngine;
+
 /// A member of the cluster, as the membership entry names it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Member {
@@ -47,6 +49,8 @@ pub enum Impairment {
         /// What failed.
         reason: String,
     },
+    /// The program computes another engine epoch than the database belongs to: another program must be started.
+    OtherEngine(OtherEngine),
     /// The node has stopped for good; the process must be restarted.
     Stopped {
         /// What failed.

@@ -17,7 +17,7 @@ use crate::{
     ambient::Ambient,
     checkpoint::{Checkpointer, WalGauge},
     compile_options,
-    connection::{self, Guarded},
+    connection::{self, ENGINE_EPOCH, Guarded},
     disk_full,
     error::{LocalError, LocalKind, OpenError, SqliteError},
     functions::RequestStart,
@@ -51,6 +51,10 @@ pub struct Options {
     pub faults: Option<Arc<FaultDisk>>,
     /// What readers answer to `PRAGMA foreign_keys`; the writer takes it from each entry.
     pub foreign_keys: bool,
+    /// The engine epoch that is computed here: [`ENGINE_EPOCH`], but for tests.
+    pub engine_epoch: i64,
+    /// Whether a database of another epoch is opened as well instead of refused. Nothing may be applied to it then.
+    pub any_epoch: bool,
 }
 
 impl Options {
@@ -63,6 +67,8 @@ impl Options {
             read_temporary_bytes: DEFAULT_READ_TEMPORARY_BYTES,
             faults: None,
             foreign_keys: false,
+            engine_epoch: ENGINE_EPOCH,
+            any_epoch: false,
         }
     }
 }
@@ -72,6 +78,8 @@ impl Options {
 pub struct Opened {
     /// Whether it was created just now.
     pub created: bool,
+    /// The engine epoch it belongs to.
+    pub epoch: i64,
     /// What its state table holds.
     pub state: StoredState,
 }
@@ -164,18 +172,21 @@ pub(crate) fn open_connections(
     let writer_vfs = file_system(options, Some(Arc::clone(&ambient)))?;
     let mut writer = connection::open_writer(path, &writer_vfs, &ambient).map_err(refuse)?;
     let found = state::inspect(&writer, path)?;
+    let epoch = found.as_ref().map_or(options.engine_epoch, |found| found.epoch);
+    let known = if options.any_epoch { epoch } else { options.engine_epoch };
+    let found = found.map(|found| found.of_epoch(known, path)).transpose()?;
     if found.is_none() {
         connection::shape_new_database(&writer).map_err(refuse)?;
     }
     connection::use_wal(&writer).map_err(refuse)?;
     settle_directory(options)?;
     if found.is_none() {
-        state::create(&writer).map_err(refuse)?;
+        state::create(&writer, options.engine_epoch).map_err(refuse)?;
     }
     gauge.follow(&mut writer).map_err(refuse)?;
     let (_, reader_vfs) = readers.file();
     let checkpointer = Checkpointer::open(path, reader_vfs, gauge).map_err(refuse)?;
-    let opened = Opened { created: found.is_none(), state: found.unwrap_or_default() };
+    let opened = Opened { created: found.is_none(), epoch, state: found.unwrap_or_default() };
     let writer = WriterParts {
         state: State::new(&writer).map_err(refuse)?,
         request_start: RequestStart::new(&writer).map_err(refuse)?,

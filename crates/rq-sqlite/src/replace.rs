@@ -180,10 +180,11 @@ impl Replacer {
         let (_, vfs) = self.readers.file();
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
         let connection = connection::open(&immutable(path), flags, vfs).map_err(refuse)?;
-        state::inspect(&connection, path)?.ok_or_else(|| OpenError::Foreign {
+        let found = state::inspect(&connection, path)?.ok_or_else(|| OpenError::Foreign {
             path: path.to_owned(),
             reason: "it is empty".to_owned(),
-        })
+        })?;
+        found.of_epoch(self.options.engine_epoch, path)
     }
 
     /// Inspects and syncs the incoming file.

@@ -15,7 +15,6 @@ use rq_sql::ValueRef;
 use rusqlite::{Connection, OptionalExtension as _, config::DbConfig, types::ValueRef as Stored};
 
 use crate::{
-    connection::ENGINE_EPOCH,
     entry::EntryId,
     error::{OpenError, SqliteError},
     prepared::Prepared,
@@ -62,16 +61,35 @@ pub struct StoredState {
     pub pending_vacuum: Option<PendingVacuum>,
 }
 
-/// Reads the state of a database that may be ours, without changing anything.
+/// What a database says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    /// The engine epoch it belongs to.
+    pub(crate) epoch: i64,
+    /// What its state table holds besides.
+    pub(crate) state: StoredState,
+}
+
+impl Found {
+    /// What it holds, if it belongs to this epoch.
+    ///
+    /// # Errors
+    /// It does not.
+    pub(crate) fn of_epoch(self, known: i64, path: &Path) -> Result<StoredState, OpenError> {
+        if self.epoch == known {
+            return Ok(self.state);
+        }
+        Err(OpenError::Epoch { path: path.to_owned(), found: self.epoch, known })
+    }
+}
+
+/// Reads the state of a database that may be ours, of whatever epoch, without changing anything.
 ///
 /// `None` is an empty database.
 ///
 /// # Errors
-/// A database that is not ours, newer than us, of another epoch, or damaged.
-pub(crate) fn inspect(
-    connection: &Connection,
-    path: &Path,
-) -> Result<Option<StoredState>, OpenError> {
+/// A database that is not ours, newer than us, or damaged.
+pub(crate) fn inspect(connection: &Connection, path: &Path) -> Result<Option<Found>, OpenError> {
     let refuse = |error: SqliteError| error.into_open_error(path, "reading the database");
     let foreign =
         |reason: &str| OpenError::Foreign { path: path.to_owned(), reason: reason.to_owned() };
@@ -98,23 +116,21 @@ pub(crate) fn inspect(
         return Err(OpenError::NewerFormat { path: path.to_owned(), found: format, known: FORMAT });
     }
     let epoch = rows.number(ROW_EPOCH).map_err(damaged)?.unwrap_or_default();
-    if epoch != ENGINE_EPOCH {
-        return Err(OpenError::Epoch { path: path.to_owned(), found: epoch, known: ENGINE_EPOCH });
-    }
-    rows.state().map(Some).map_err(damaged)
+    let state = rows.state().map_err(damaged)?;
+    Ok(Some(Found { epoch, state }))
 }
 
-/// Makes the state table in an empty database, in one transaction.
+/// Makes the state table in an empty database, which is of this epoch from then on, in one transaction.
 ///
 /// # Errors
 /// What SQLite says.
-pub(crate) fn create(writer: &Connection) -> Result<(), SqliteError> {
+pub(crate) fn create(writer: &Connection, epoch: i64) -> Result<(), SqliteError> {
     // The reserved name is only accepted while the schema counts as writable.
     writer.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, false)?;
     writer.set_db_config(DbConfig::SQLITE_DBCONFIG_WRITABLE_SCHEMA, true)?;
     let created = writer.execute_batch(&format!(
         "BEGIN IMMEDIATE; {CREATE};
-         INSERT INTO {STATE_TABLE} VALUES ('{ROW_FORMAT}', {FORMAT}), ('{ROW_EPOCH}', {ENGINE_EPOCH});
+         INSERT INTO {STATE_TABLE} VALUES ('{ROW_FORMAT}', {FORMAT}), ('{ROW_EPOCH}', {epoch});
          COMMIT;"
     ));
     if created.is_err() && !writer.is_autocommit() {

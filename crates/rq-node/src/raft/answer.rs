@@ -82,6 +82,12 @@ impl RaftAnswers {
             Request::PreVote(request) => {
                 self.raft.pre_vote(request).await.map_or_else(refused, Answer::Vote)
             }
+            Request::Transfer(request)
+                if *request.to_node_id() == *self.raft.node_id()
+                    && let Some(other) = self.progress.other_engine() =>
+            {
+                Answer::Transfer(Err(other.to_string()))
+            }
             Request::Transfer(request) => match self.raft.handle_transfer_leader(request).await {
                 Ok(taken) => Answer::Transfer(taken.map_err(|error| error.to_string())),
                 Err(fatal) => Answer::Refused(format!("Raft does not run there: {fatal}")),

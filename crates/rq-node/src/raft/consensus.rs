@@ -9,7 +9,7 @@ use std::{
 };
 
 use openraft::{
-    RaftMetrics, ReadPolicy, ServerState,
+    Config, RaftMetrics, ReadPolicy, ServerState,
     errors::{ClientWriteError, RaftError},
     raft::ClientWriteResponse,
     rt::{Instant as _, WatchReceiver as _},
@@ -105,7 +105,9 @@ impl Consensus {
         log: LogStore,
         machine: StateMachine,
     ) -> Result<Self, OpenError> {
+        let may_lead = progress.other_engine().is_none();
         let config = super::configuration(timing).map_err(OpenError::Raft)?;
+        let config = Config { enable_elect: may_lead, ..config };
         let raft_id = connector.raft_id();
         let vote_timeout = Duration::from_millis(config.election_timeout_max);
         let connector = connector.with_vote_timeout(vote_timeout);
@@ -153,7 +155,8 @@ impl Consensus {
     /// Raft has ended.
     pub(crate) async fn elect_if_alone(&self) -> Result<(), Error> {
         let voters: BTreeSet<u64> = self.raft.voter_ids().collect();
-        if voters.len() == 1 && voters.contains(&self.raft_id) {
+        let may_lead = self.progress.other_engine().is_none();
+        if may_lead && voters.len() == 1 && voters.contains(&self.raft_id) {
             let elected = self.raft.trigger().elect(false).await;
             elected.map_err(|fatal| Error::Stopped(fatal.to_string()))?;
         }
@@ -167,7 +170,7 @@ impl Consensus {
 
     /// Who installs what other members send of their databases.
     pub(crate) fn landing(&self, cluster: Arc<Cluster>) -> SnapshotLanding {
-        SnapshotLanding::new(self.raft.clone(), cluster)
+        SnapshotLanding::new(self.raft.clone(), cluster, Arc::clone(&self.progress))
     }
 
     pub(super) fn raft(&self) -> &Raft {
@@ -277,9 +280,9 @@ impl Consensus {
         metrics.membership_config.membership().nodes().nth(1).is_none()
     }
 
-    /// Whether this node may stand for election.
+    /// Whether this node may stand for election. One of another engine epoch never does.
     pub(crate) fn set_may_stand(&self, may: bool) {
-        self.raft.runtime_config().elect(may);
+        self.raft.runtime_config().elect(may && self.progress.other_engine().is_none());
     }
 
     /// The current term.

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     identity::Cluster,
+    progress::Progress,
     raft::answer::admit,
     transfer::{Landing, Received},
 };
@@ -21,17 +22,19 @@ use crate::{
 pub(crate) struct SnapshotLanding {
     raft: Raft,
     cluster: Arc<Cluster>,
+    progress: Arc<Progress>,
 }
 
 impl SnapshotLanding {
-    pub(crate) fn new(raft: Raft, cluster: Arc<Cluster>) -> Self {
-        Self { raft, cluster }
+    pub(crate) fn new(raft: Raft, cluster: Arc<Cluster>, progress: Arc<Progress>) -> Self {
+        Self { raft, cluster, progress }
     }
 }
 
 impl Landing for SnapshotLanding {
     fn admit(&self, header: &[u8]) -> Result<(), String> {
-        admit(&self.cluster, &Header::decode(header)?)
+        admit(&self.cluster, &Header::decode(header)?)?;
+        self.progress.other_engine().map_or(Ok(()), |other| Err(other.to_string()))
     }
 
     fn install(

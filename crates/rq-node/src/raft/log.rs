@@ -54,9 +54,16 @@ impl LogStore {
         Self { log, progress, durability, unapplied: Arc::default() }
     }
 
-    fn record(entry: EntryOf<TypeConfig>, unapplied: &mut VecDeque<(u64, Payload)>) -> Record {
+    fn record(
+        &self,
+        entry: EntryOf<TypeConfig>,
+        unapplied: &mut VecDeque<(u64, Payload)>,
+    ) -> Record {
         let id = entry_id(&entry.log_id);
-        if let EntryPayload::Normal(payload) = &entry.payload {
+        if let EntryPayload::Normal(payload) = &entry.payload
+            // Nobody takes them out again where nothing is applied.
+            && self.progress.other_engine().is_none()
+        {
             unapplied.push_back((id.index, payload.clone()));
         }
         let (kind, payload) = pack(entry.payload);
@@ -203,7 +210,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             while unapplied.front().is_some_and(|(index, _)| *index <= applied) {
                 unapplied.pop_front();
             }
-            entries.into_iter().map(|entry| Self::record(entry, &mut unapplied)).collect()
+            entries.into_iter().map(|entry| self.record(entry, &mut unapplied)).collect()
         };
         let done = move |result: Result<(), rq_storage::Error>| {
             callback.io_completed(result.map_err(io::Error::other));

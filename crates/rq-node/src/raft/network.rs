@@ -42,13 +42,15 @@ use crate::{
     identity::Cluster,
     internode::{Call, CallError, Lane, Network},
     notices::Notices,
-    transfer::{Cargo, TransferError, Transfers},
+    transfer::{Cargo, Refusal, TransferError, Transfers},
 };
 
 /// How long an append may take to be stored and answered, besides the time its bytes take.
 const APPEND_TIMEOUT: Duration = Duration::from_secs(5);
 /// The slowest link that keeps up, in bytes a second: an append may take as long as it needs for everything in flight.
 const SLOWEST_LINK: u64 = 256 * 1024;
+/// The time between two offers of the database to a node that refuses it: a person must do something there.
+const REFUSED_PAUSE: Duration = Duration::from_secs(3);
 /// Append requests in flight to one follower. The bytes of each are bounded by the log's reader.
 const APPENDS_IN_FLIGHT: usize = 8;
 
@@ -276,9 +278,11 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             term: vote.leader_id.term,
             closing: encode_vote(&vote),
         };
-        tracing::info!(component = "snapshot", "sending the database to {}", self.peer);
+        let sending = format!("sending the database to {}", self.peer);
+        connector.notices.tell("snapshot", &sending);
         let to = self.address();
-        let sent = connector.transfers.send(&connector.network, &to, cargo, cancel).await;
+        let mut cancel = std::pin::pin!(cancel);
+        let sent = connector.transfers.send(&connector.network, &to, cargo, &mut cancel).await;
         match sent {
             Ok(sent) => {
                 tracing::info!(
@@ -294,6 +298,17 @@ impl RaftNetworkV2<TypeConfig> for Connection {
                 Ok(SnapshotResponse::new(vote))
             }
             Err(TransferError::Cancelled) => Err(ReplicationClosed::new("cancelled").into()),
+            Err(TransferError::Refused { refusal: Refusal::NotAdmitted, reason }) => {
+                let name = &self.peer.name;
+                let refused =
+                    format!("node {name} does not take the database, it is asked again: {reason}");
+                connector.notices.warn("snapshot", &refused);
+                tokio::select! {
+                    biased;
+                    closed = &mut cancel => Err(closed.into()),
+                    () = tokio::time::sleep(REFUSED_PAUSE) => Err(unreachable(&reason)),
+                }
+            }
             Err(error) => {
                 tracing::warn!(
                     component = "snapshot",

@@ -104,6 +104,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     where
         Entries: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + Send,
     {
+        if self.progress.other_engine().is_some() {
+            return pass_over(entries).await;
+        }
         let mut jobs = Vec::with_capacity(entries.size_hint().0);
         while let Some(item) = entries.next().await {
             let (entry, responder) = item?;
@@ -152,6 +155,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 return Err(io::Error::new(io::ErrorKind::Unsupported, reason));
             }
         };
+        if let Some(other) = self.progress.other_engine() {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, other.to_string()));
+        }
         if meta.last_log_id != Some(log_id(arrival.applied)) {
             let reason = format!("a snapshot of {:?} came with {:?}", meta, arrival.applied);
             return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
@@ -170,6 +176,18 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     ) -> Result<Option<SnapshotOf<TypeConfig, DurableFile>>, io::Error> {
         Ok(self.durable_snapshot().map(|meta| Snapshot { meta, snapshot: self.own_file() }))
     }
+}
+
+/// Leaves entries to a later start with the right program (`engine`). To Raft they count as applied, because whoever waits
+/// for their application holds up storing and voting before long; what is really applied, `Progress` knows.
+async fn pass_over<Entries>(mut entries: Entries) -> Result<(), io::Error>
+where
+    Entries: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + Send,
+{
+    while let Some(item) = entries.next().await {
+        item?;
+    }
+    Ok(())
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for StateMachine {

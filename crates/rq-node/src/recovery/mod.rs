@@ -134,6 +134,37 @@ pub(crate) async fn run(site: &Site<'_>) -> Result<bool, OpenError> {
     Ok(true)
 }
 
+/// The members of the last membership that a node knows, from its log and from its database.
+///
+/// # Errors
+/// The log cannot be read, or what stands in it is no membership.
+pub(crate) fn last_members(
+    log: &Log,
+    stored: Option<&(EntryId, Vec<u8>)>,
+) -> Result<Option<Vec<Listed>>, String> {
+    let state = log.state();
+    let mut newest = stored.map(|(_, bytes)| bytes.clone());
+    let mut next = state.first.max(stored.map_or(0, |(at, _)| at.index + 1));
+    while next < state.next {
+        let records = log.read_limited(next..state.next, READ_BYTES_MAX);
+        let records = records.map_err(|error| sentence(&error))?;
+        let Some(last) = records.last() else { break };
+        next = last.index + 1;
+        if let Some(bytes) = records.iter().rev().find_map(membership_in) {
+            newest = Some(bytes.to_vec());
+        }
+    }
+    newest.map(|bytes| list(&bytes)).transpose()
+}
+
+/// Whether a node is to be recovered, or was being recovered when it ended.
+///
+/// # Errors
+/// The directory cannot be looked at.
+pub(crate) fn is_asked_for(files: &dyn Files, paths: &Paths) -> std::io::Result<bool> {
+    Ok(files.exists(&paths.raft.join(PEERS_FILE))? || files.exists(&paths.raft.join(PLAN))?)
+}
+
 impl Site<'_> {
     fn files(&self) -> &dyn Files {
         &*self.environment.files
@@ -154,7 +185,7 @@ impl Site<'_> {
     /// What is to be done, if it may be.
     async fn decide(&self, file: &PeersFile) -> Result<Plan, String> {
         let no_past = "this node belongs to no cluster yet: remove the file and let it join one";
-        let before = self.known_members()?.ok_or(no_past)?;
+        let before = last_members(self.log, self.membership)?.ok_or(no_past)?;
         let (last, cluster) = (self.last().ok_or(no_past)?, self.cluster.id().ok_or(no_past)?);
         let after = self.resolve(file, &before)?;
         let membership = encode_list(&after)?;
@@ -176,24 +207,6 @@ impl Site<'_> {
             network.listen(None);
         }
         verdict.map(|()| plan)
-    }
-
-    /// The members of the last membership that this node knows.
-    fn known_members(&self) -> Result<Option<Vec<Listed>>, String> {
-        let state = self.log.state();
-        let mut newest = self.membership.map(|(_, bytes)| bytes.clone());
-        let stored = self.membership.map_or(0, |(at, _)| at.index + 1);
-        let mut next = state.first.max(stored);
-        while next < state.next {
-            let records = self.log.read_limited(next..state.next, READ_BYTES_MAX);
-            let records = records.map_err(|error| sentence(&error))?;
-            let Some(last) = records.last() else { break };
-            next = last.index + 1;
-            if let Some(bytes) = records.iter().rev().find_map(membership_in) {
-                newest = Some(bytes.to_vec());
-            }
-        }
-        newest.map(|bytes| list(&bytes)).transpose()
     }
 
     /// The members that the file names, with the numbers and API addresses they are known by.
@@ -266,6 +279,7 @@ impl Site<'_> {
             leads: false,
             last_log: (last.term, last.index),
             disk: DiskState::default(),
+            other_engine: None,
         }
     }
 

@@ -3,7 +3,7 @@
 //! Numbers are never reused. What a newer node says that this one cannot judge is an unknown outcome, which promises
 //! least.
 
-use crate::{Error, Member};
+use crate::{Error, Member, OtherEngine};
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct ErrorMessage {
@@ -66,6 +66,11 @@ impl From<Error> for ErrorMessage {
             Error::Unauthorized(what) => said(18, what.to_owned()),
             Error::Unreachable(reason) => said(19, reason),
             Error::Membership(reason) => said(20, reason),
+            Error::OtherEngine(OtherEngine { database, program }) => Self {
+                first: database.cast_unsigned(),
+                second: program.cast_unsigned(),
+                ..plain(21)
+            },
         }
     }
 }
@@ -102,6 +107,10 @@ impl TryFrom<ErrorMessage> for Error {
             18 => Self::Unauthorized(text),
             19 => Self::Unreachable(text),
             20 => Self::Membership(text),
+            21 => Self::OtherEngine(OtherEngine {
+                database: first.cast_signed(),
+                program: second.cast_signed(),
+            }),
             // 16, and whatever a newer node says that this one cannot judge.
             _ => Self::OutcomeUnknown(text),
         })

@@ -157,6 +157,7 @@ fn answers() -> Vec<Bytes> {
         leads: true,
         last_log: (3, 8),
         disk: crate::disk_watch::DiskState::Short,
+        other_engine: Some(crate::OtherEngine { database: 1, program: -2 }),
     };
     [
         Answer::Metadata(metadata),
@@ -166,6 +167,7 @@ fn answers() -> Vec<Bytes> {
         Answer::Done,
         Answer::Failed(Error::NotLeader { leader: Some(leader) }),
         Answer::Failed(Error::DiskFull { free: 1, floor: 2 }),
+        Answer::Failed(Error::OtherEngine(crate::OtherEngine { database: 1, program: -2 })),
         Answer::Failed(Error::OutcomeUnknown("the connection broke".to_owned())),
     ]
     .map(Answer::encode)

@@ -15,7 +15,7 @@ use rq_sql::{Column, ErrorKind, Origin, Outcome, Rows, SqlError, Value};
 
 use super::failure::ErrorMessage;
 use crate::{
-    Error, Level, Read, TimedOutcome, Write,
+    Error, Level, OtherEngine, Read, TimedOutcome, Write,
     command::{StatementMessage, ValueMessage},
     disk_watch::DiskState,
 };
@@ -109,6 +109,8 @@ pub(crate) struct Metadata {
     pub(crate) last_log: (u64, u64),
     /// What its disk lets it do.
     pub(crate) disk: DiskState,
+    /// Whether its program computes another engine epoch than its database belongs to, and it must not lead.
+    pub(crate) other_engine: Option<OtherEngine>,
 }
 
 /// What came of a request.
@@ -358,14 +360,27 @@ struct MetadataMessage {
     last_index: u64,
     #[prost(uint32, tag = "10")]
     disk: u32,
+    #[prost(sint64, optional, tag = "11")]
+    other_database: Option<i64>,
+    #[prost(sint64, tag = "12")]
+    other_program: i64,
 }
 
 impl From<Metadata> for MetadataMessage {
     fn from(metadata: Metadata) -> Self {
         let (last_term, last_index) = metadata.last_log;
         let disk = metadata.disk.number();
-        let Metadata { name, raft_id, cluster, api_url, version, commit_index, leads, .. } =
-            metadata;
+        let Metadata {
+            name,
+            raft_id,
+            cluster,
+            api_url,
+            version,
+            commit_index,
+            leads,
+            other_engine,
+            ..
+        } = metadata;
         Self {
             name,
             raft_id,
@@ -377,6 +392,8 @@ impl From<Metadata> for MetadataMessage {
             last_term,
             last_index,
             disk,
+            other_database: other_engine.map(|other| other.database),
+            other_program: other_engine.map_or(0, |other| other.program),
         }
     }
 }
@@ -385,10 +402,23 @@ impl From<MetadataMessage> for Metadata {
     fn from(message: MetadataMessage) -> Self {
         let last_log = (message.last_term, message.last_index);
         let disk = DiskState::from_number(message.disk);
+        let program = message.other_program;
+        let other_engine = message.other_database.map(|database| OtherEngine { database, program });
         let MetadataMessage {
             name, raft_id, cluster, api_url, version, commit_index, leads, ..
         } = message;
-        Self { name, raft_id, cluster, api_url, version, commit_index, leads, last_log, disk }
+        Self {
+            name,
+            raft_id,
+            cluster,
+            api_url,
+            version,
+            commit_index,
+            leads,
+            last_log,
+            disk,
+            other_engine,
+        }
     }
 }
 

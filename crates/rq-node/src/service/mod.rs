@@ -309,6 +309,7 @@ impl Inner {
             leads: view.leads,
             last_log: last.map_or((0, 0), |last| (last.term, last.index)),
             disk: self.progress.disk(),
+            other_engine: self.progress.other_engine(),
         }
     }
 }

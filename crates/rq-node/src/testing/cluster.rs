@@ -2,6 +2,7 @@
 
 mod answering;
 mod disks;
+mod engine;
 mod forming;
 mod membership;
 mod reads;

@@ -28,9 +28,13 @@ fn named(directory: &Path, node_id: &str) -> Options {
 
 /// Opens in vain; the files are as before.
 async fn refusal(options: Options) -> OpenError {
+    refusal_on(options, Environment::real()).await
+}
+
+async fn refusal_on(options: Options, environment: Environment) -> OpenError {
     let directory = options.directory.clone();
     let before = content(&directory);
-    let Err(error) = Node::open_alone(options, Environment::real()).await else {
+    let Err(error) = Node::open_alone(options, environment).await else {
         panic!("the directory is refused")
     };
     let after = content(&directory);
@@ -62,6 +66,19 @@ fn content(directory: &Path) -> BTreeMap<String, Vec<u8>> {
         }
     }
     files
+}
+
+/// Nobody else could lead, so it could do nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_only_voter_of_another_engine_epoch_does_not_start() {
+    let directory = used(3).await;
+    let environment = Environment { engine_epoch: 2, ..Environment::real() };
+    let error = refusal_on(options(directory.path()), environment).await.to_string();
+    assert!(error.contains("belongs to engine epoch 1, this program computes epoch 2"), "{error}");
+    assert!(error.ends_with("start the program version whose engine epoch is 1"), "{error}");
+    let node = open(options(directory.path())).await;
+    assert_eq!(number(&node, "SELECT count(*) FROM t").await, 3);
+    node.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

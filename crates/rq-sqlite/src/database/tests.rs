@@ -154,6 +154,14 @@ fn a_newer_format_and_another_epoch_are_refused() {
     set("engine_epoch", 7);
     let error = refusal(&options);
     assert!(matches!(error, OpenError::Epoch { found: 7, known: 1, .. }), "{error}");
+    let tolerant = Options { any_epoch: true, ..options.clone() };
+    let database = Database::open(&tolerant, WriterOptions::default()).unwrap();
+    assert_eq!((database.opened.created, database.opened.epoch), (false, 7));
+    drop(database);
+    let of_seven = Options { engine_epoch: 7, ..options.clone() };
+    let database = Database::open(&of_seven, WriterOptions::default()).unwrap();
+    assert_eq!(database.opened.epoch, 7);
+    drop(database);
     set("format", 2);
     let error = refusal(&options);
     assert!(matches!(error, OpenError::NewerFormat { found: 2, known: 1, .. }), "{error}");

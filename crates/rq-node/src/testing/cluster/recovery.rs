@@ -3,15 +3,15 @@
 use std::{fs, path::Path};
 
 use super::{
-    Cluster, Duration, Formation, Level, Member, Node, Options, TempDir, address, count, insert,
-    join, route, wait_ready, write,
+    Cluster, Duration, Environment, Formation, Level, Member, Node, Options, TempDir, address,
+    count, insert, join, route, wait_ready, write,
 };
 use crate::{OpenError, testing::PATIENCE};
 
 /// A node that is not running.
-struct Stopped {
-    directory: TempDir,
-    name: String,
+pub(super) struct Stopped {
+    pub(super) directory: TempDir,
+    pub(super) name: String,
 }
 
 impl Stopped {
@@ -45,7 +45,7 @@ impl Stopped {
 
 impl Cluster {
     /// A cluster of these nodes, with a table of ten rows that all of them have.
-    async fn filled(names: &[&str]) -> Self {
+    pub(super) async fn filled(names: &[&str]) -> Self {
         let mut cluster = Self::new();
         for (at, name) in names.iter().enumerate() {
             let formation = if at == 0 { Formation::Alone } else { join(&names[..1]) };
@@ -62,12 +62,12 @@ impl Cluster {
         cluster
     }
 
-    fn member(&self, name: &str) -> &Member {
+    pub(super) fn member(&self, name: &str) -> &Member {
         self.members.iter().find(|member| member.name == name).expect("it runs")
     }
 
     /// Waits until the logs of these nodes are equally long and applied.
-    async fn wait_equal(&self, names: &[&str]) {
+    pub(super) async fn wait_equal(&self, names: &[&str]) {
         let equal = async {
             loop {
                 let ends: Vec<_> = names
@@ -86,7 +86,7 @@ impl Cluster {
         tokio::time::timeout(PATIENCE, equal).await.expect("they become equal");
     }
 
-    async fn stop(&mut self, name: &str) -> Stopped {
+    pub(super) async fn stop(&mut self, name: &str) -> Stopped {
         let at = self.members.iter().position(|member| member.name == name).expect("it runs");
         let Member { node, directory, name } = self.members.remove(at);
         node.shutdown().await;
@@ -109,16 +109,24 @@ impl Cluster {
         stopped
     }
 
-    async fn open(&self, stopped: &Stopped) -> Result<Node, OpenError> {
+    pub(super) async fn open(&self, stopped: &Stopped) -> Result<Node, OpenError> {
+        self.open_on(stopped, self.environment(&stopped.name)).await
+    }
+
+    pub(super) async fn open_on(
+        &self,
+        stopped: &Stopped,
+        environment: Environment,
+    ) -> Result<Node, OpenError> {
         let options = Self::node_options(&stopped.directory, &stopped.name);
         let options = Options {
             log: rq_storage::LogOptions { segment_bytes: 64 << 10, ..options.log },
             ..options
         };
-        Node::open(options, self.environment(&stopped.name)).await
+        Node::open(options, environment).await
     }
 
-    fn put_back(&mut self, node: Node, stopped: Stopped) -> Node {
+    pub(super) fn put_back(&mut self, node: Node, stopped: Stopped) -> Node {
         let Stopped { directory, name } = stopped;
         self.members.push(Member { node: node.clone(), directory, name });
         node
