@@ -368,6 +368,7 @@ mod tests {
             ("store_not_ready", 503, Some(5)),
             ("body_too_large", 413, None),
             ("overloaded", 503, Some(1)),
+            ("other_engine", 503, Some(5)),
             ("shutting_down", 503, Some(1)),
             ("transaction_misuse", 200, None),
             ("outcome_unknown", 200, None),
