@@ -18,6 +18,9 @@ mod clients;
 /// A real schema and data, sent over HTTP and compared with what stock SQLite makes of it.
 mod chinook;
 
+/// A member whose program is not that of its database.
+mod engine;
+
 /// Ordinary statements through HTTP and through SQLite directly.
 mod sql_equal;
 
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
     let suites = [
         clients::suites(),
         chinook::suites(),
+        engine::suites(),
         sql_equal::suites(),
         full_disk::suites(),
         https::suites(),
