@@ -174,7 +174,8 @@ impl Inner {
             };
             tracing::warn!(
                 component = "cluster-join",
-                "failed to join via node at {address}: {error}{hint}"
+                "failed to join via node at {address}: {}{hint}",
+                reason(&address, &error)
             );
         }
         false
@@ -356,7 +357,8 @@ impl Inner {
                     ),
                     Err(error) => tracing::debug!(
                         component = "cluster-bootstrap",
-                        "{address} could not be notified: {error}"
+                        "{address} could not be notified: {}",
+                        reason(&address, &error)
                     ),
                     Ok(_) => {}
                 }
@@ -400,5 +402,29 @@ impl Inner {
             self.cluster.note_address(newcomer.raft_id, &newcomer.raft_addr);
         }
         Ok(())
+    }
+}
+
+/// Why somebody at `address` could not do something, for a sentence that names the address already.
+fn reason(address: &str, error: &Error) -> String {
+    let sentence = error.to_string();
+    let rest = sentence.strip_prefix(address).and_then(|rest| rest.strip_prefix(": "));
+    rest.map_or_else(|| sentence.clone(), str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sentence_names_an_address_once() {
+        for (said, expected) in [
+            ("a:4002: connection refused", "connection refused"),
+            ("b:4002: connection refused", "b:4002: connection refused"),
+            ("a:40021: connection refused", "a:40021: connection refused"),
+            ("the leader, a:4002, does not answer", "the leader, a:4002, does not answer"),
+        ] {
+            assert_eq!(reason("a:4002", &Error::Unreachable(said.to_owned())), expected);
+        }
     }
 }
