@@ -1,6 +1,7 @@
 //! Several nodes in one process, with threads and real time: forming, forwarding, following, changing.
 
 mod answering;
+mod backlog;
 mod disks;
 mod engine;
 mod forming;

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use crate::{
-    internode::{Answerer, Call, CallError, Network},
+    internode::{Answerer, Call, CallError, Lane, Network},
     progress::lock,
 };
 
@@ -25,6 +25,8 @@ struct Lines {
     cut: BTreeSet<(String, String)>,
     /// Addresses without a machine, and how long it takes to find that out.
     dead: BTreeMap<String, Duration>,
+    /// Addresses whose entries wait, while everything else arrives.
+    held: BTreeSet<String>,
 }
 
 /// One node's side of a switchboard.
@@ -64,6 +66,16 @@ impl Switchboard {
         lock(&self.0).cut.extend(pairs.iter().cloned());
     }
 
+    /// Holds the entries that are sent to this address, or lets them go: its node answers everything else.
+    pub(super) fn hold_entries(&self, address: &str, held: bool) {
+        let mut lines = lock(&self.0);
+        if held {
+            lines.held.insert(address.to_owned());
+        } else {
+            lines.held.remove(address);
+        }
+    }
+
     /// From now on nobody can connect to this address; who tries knows after a while.
     pub(super) fn bury(&self, address: &str, found_out_after: Duration) {
         lock(&self.0).dead.insert(address.to_owned(), found_out_after);
@@ -85,6 +97,14 @@ impl Network for Line {
             if let Some(after) = dead {
                 tokio::time::sleep(after.min(timeout)).await;
                 return Err(CallError::NotSent(format!("{to}: nobody answers the call")));
+            }
+            let holds = || lane == Lane::Append && lock(&board.0).held.contains(&to);
+            let began = tokio::time::Instant::now();
+            while holds() {
+                if began.elapsed() >= timeout {
+                    return Err(CallError::Unanswered(format!("{to}: no answer in time")));
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
             }
             let answerer = {
                 let lines = lock(&board.0);

@@ -47,7 +47,8 @@ impl Drop for Busy {
     }
 }
 
-fn padded(key: i64) -> Write {
+/// A write of about a thousand bytes into `t (x, y)`.
+pub(super) fn padded(key: i64) -> Write {
     let values = vec![Value::Integer(key), Value::Blob(vec![0; 1000])];
     let statements = vec![with_parameters("INSERT INTO t VALUES (?, length(?))", values)];
     Write { statements, transaction: false, timeout: None }
