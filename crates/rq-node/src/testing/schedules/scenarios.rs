@@ -1,6 +1,11 @@
 //! Single events of which it is said exactly what must follow, in the simulated cluster.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::time::Instant;
 
 use super::{
     super::{simulated_runtime, write},
@@ -10,7 +15,7 @@ use super::{
     trace::Trace,
     watch_panics,
 };
-use crate::{Error, Level};
+use crate::{Error, Level, progress::lock};
 
 /// Runs a scenario for two seeds, each with a cluster of three.
 fn of_three(scenario: &impl AsyncFn(&mut Story)) {
@@ -124,6 +129,49 @@ fn a_node_that_lost_its_disk_has_no_vote_until_it_is_a_new_member() {
         let members = story.life(other).node.inner().consensus.members();
         assert_eq!(members.len(), 3, "{members:?}");
         assert!(members.iter().all(|member| member.raft_id != number), "{members:?}");
+    });
+}
+
+/// Twice the election timeout after the last acknowledgement somebody else leads.
+#[test]
+fn a_leader_whose_log_finds_no_room_hands_over_in_time() {
+    of_three(&async |story| {
+        let full = story.leader().expect("a cluster that takes writes has a leader");
+        let limit = story.life(full).node.inner().options.timing.election_timeout * 2;
+        let last = Arc::new(Mutex::new(Instant::now()));
+        story.machines[full].disks.world.fill_log(true);
+        let writing = {
+            let Life { node, host, .. } = story.life(full);
+            let (node, host, last) = (node.clone(), Arc::clone(host), Arc::clone(&last));
+            tokio::spawn(async move {
+                for key in 1.. {
+                    let insert = format!(
+                        "INSERT INTO marks VALUES (-{key}, hex(zeroblob(2000)) || '{:04000}')",
+                        key
+                    );
+                    if execute(&node, &host, write(&[&insert]), 60_000).await.is_err() {
+                        return;
+                    }
+                    *lock(&last) = Instant::now();
+                    if !node.is_leader() {
+                        return;
+                    }
+                }
+            })
+        };
+        let began = Instant::now();
+        while story.leader().is_none_or(|leader| leader == full) {
+            assert!(began.elapsed() < Duration::from_secs(60), "it hands over");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let took = lock(&last).elapsed();
+        eprintln!("another leads {took:?} after the last acknowledgement");
+        assert!(took <= limit, "another leads {took:?} after the last acknowledgement");
+        story.machines[full].disks.world.fill_log(false);
+        writing.abort();
+        seconds(20).await;
+        let leader = story.leader().expect("somebody leads");
+        story.ask(leader, "DELETE FROM marks WHERE key < 0").await.unwrap();
     });
 }
 
