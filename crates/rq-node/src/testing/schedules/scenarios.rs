@@ -145,10 +145,7 @@ fn a_leader_whose_log_finds_no_room_hands_over_in_time() {
             let (node, host, last) = (node.clone(), Arc::clone(host), Arc::clone(&last));
             tokio::spawn(async move {
                 for key in 1.. {
-                    let insert = format!(
-                        "INSERT INTO marks VALUES (-{key}, hex(zeroblob(2000)) || '{:04000}')",
-                        key
-                    );
+                    let insert = format!("INSERT INTO marks VALUES (-{key}, hex(zeroblob(4000)))");
                     if execute(&node, &host, write(&[&insert]), 60_000).await.is_err() {
                         return;
                     }
