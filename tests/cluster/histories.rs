@@ -4,11 +4,14 @@
 use std::{sync::atomic::AtomicBool, thread, time::Duration};
 
 use rq_tests::cluster::{
-    Accounts, Cluster, EndsClients, Environment, Fault, Forming, Lists, Nemesis, Registers,
-    Workload, run,
+    Accounts, Cluster, Done, EndsClients, Environment, Fault, Forming, Lists, Nemesis, Registers,
+    Workload, assert_busy, run,
 };
 
 use super::{caller, number, seed};
+
+/// What each client must get done, in whatever time and on whatever machine.
+const LEAST: Done = Done { reads: 20, writes: 10 };
 
 /// Clients of one workload.
 const CLIENTS: usize = 5;
@@ -71,6 +74,7 @@ fn histories(level: &'static str, voters: usize, replicas: usize) {
         println!("{}", workload.summary());
     }
     for workload in &workloads {
+        assert_busy(&**workload, CLIENTS, LEAST);
         workload.verdict().assert_linearizable(&workload.summary());
     }
     cluster.assert_equal_images();

@@ -19,4 +19,6 @@ pub use image::Image;
 pub use members::{Cluster, ClusterBuilder, Forming, Status};
 pub use nemesis::{Environment, Fault, Nemesis};
 pub use network::{Link, Network};
-pub use workload::{Accounts, Counter, EndsClients, Lists, Registers, Workload, run};
+pub use workload::{
+    Accounts, Counter, Done, EndsClients, Lists, Registers, Workload, assert_busy, run,
+};

@@ -4,7 +4,7 @@
 //! records as unknown. An error that does not tell its outcome is a failure of the test at once.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{
         Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -44,6 +44,33 @@ pub trait Workload: Sync {
 
     /// Counts of what clients saw, for people.
     fn summary(&self) -> String;
+
+    /// What each client got done.
+    fn done(&self) -> BTreeMap<u64, Done>;
+}
+
+/// What a client got done: requests that were answered, and not with an error.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Done {
+    /// Reads.
+    pub reads: u64,
+    /// Writes.
+    pub writes: u64,
+}
+
+/// Makes sure that each of the clients got at least so much done: where nothing happens, nothing can contradict itself.
+pub fn assert_busy(workload: &dyn Workload, clients: usize, least: Done) {
+    let done = workload.done();
+    let clients = 0..clients as u64;
+    println!("{:?}", done.range(clients.clone()));
+    for client in clients {
+        let Done { reads, writes } = done.get(&client).copied().unwrap_or_default();
+        assert!(
+            reads >= least.reads && writes >= least.writes,
+            "client {client} read {reads} times and wrote {writes} times, at least {least:?} was expected; {}",
+            workload.summary()
+        );
+    }
 }
 
 /// Runs clients of a workload until `ended`: client `i` begins with node `i` of the list.
@@ -89,9 +116,21 @@ struct Counts {
     refused: AtomicU64,
     unknown: AtomicU64,
     refusals: Mutex<HashMap<String, u64>>,
+    by_client: Mutex<BTreeMap<u64, Done>>,
 }
 
 impl Counts {
+    /// Notes what a client got done.
+    fn note(&self, client: u64, is_read: bool) {
+        let mut by_client = self.by_client.lock().expect("no client panics while it counts");
+        let Done { reads, writes } = by_client.entry(client).or_default();
+        *(if is_read { reads } else { writes }) += 1;
+    }
+
+    fn by_client(&self) -> BTreeMap<u64, Done> {
+        self.by_client.lock().expect("no client panics while it counts").clone()
+    }
+
     /// The answer if the request was done; `Ok(None)` for an unknown outcome, `Err` with what was
     /// said if nothing was done.
     fn sort(&self, fate: Fate) -> Result<Option<Value>, String> {
@@ -210,7 +249,11 @@ impl Registers {
                 }
             }))
         });
-        recorded.is_ok() && done
+        let done = recorded.is_ok() && done;
+        if done {
+            self.counts.note(client, matches!(call, RegisterCall::Read));
+        }
+        done
     }
 
     /// A value that was never written.
@@ -258,6 +301,10 @@ impl Workload for Registers {
     fn summary(&self) -> String {
         format!("registers, level {}: {}", self.level, self.counts.summary())
     }
+
+    fn done(&self) -> BTreeMap<u64, Done> {
+        self.counts.by_client()
+    }
 }
 
 /// Lists that grow and are read as a whole.
@@ -299,7 +346,11 @@ impl Lists {
                 ListCall::Append(_) => ListSeen::Appended,
             }))
         });
-        recorded.is_ok() && done
+        let done = recorded.is_ok() && done;
+        if done {
+            self.counts.note(client, matches!(call, ListCall::Read));
+        }
+        done
     }
 }
 
@@ -344,6 +395,10 @@ impl Workload for Lists {
 
     fn summary(&self) -> String {
         format!("lists, level {}: {}", self.level, self.counts.summary())
+    }
+
+    fn done(&self) -> BTreeMap<u64, Done> {
+        self.counts.by_client()
     }
 }
 
@@ -395,7 +450,11 @@ impl Accounts {
                 Some(_) => BankSeen::Moved(true),
             }))
         });
-        recorded.is_ok() && done
+        let done = recorded.is_ok() && done;
+        if done {
+            self.counts.note(client, call.is_none());
+        }
+        done
     }
 }
 
@@ -442,6 +501,10 @@ impl Workload for Accounts {
     fn summary(&self) -> String {
         format!("accounts, level {}: {}", self.level, self.counts.summary())
     }
+
+    fn done(&self) -> BTreeMap<u64, Done> {
+        self.counts.by_client()
+    }
 }
 
 /// A counter that is raised by one, together with a row that says which raise it was: each acknowledged one is there once,
@@ -463,12 +526,6 @@ struct Raises {
 }
 
 impl Counter {
-    /// How many raises were acknowledged, and of how many nobody knows.
-    pub fn acknowledged_and_unknown(&self) -> (u64, u64) {
-        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        (count(&self.counts.done), count(&self.counts.unknown))
-    }
-
     fn raises(&self) -> MutexGuard<'_, Raises> {
         self.raises.lock().expect("no client panics while it notes a raise")
     }
@@ -507,7 +564,7 @@ impl Workload for Counter {
         must(caller, &requests);
     }
 
-    fn step(&self, caller: &mut Caller, _client: u64, _random: &mut Random) -> bool {
+    fn step(&self, caller: &mut Caller, client: u64, _random: &mut Random) -> bool {
         let raise = self.next.fetch_add(1, Ordering::Relaxed);
         let body =
             json!([["UPDATE counter SET n = n + 1"], ["INSERT INTO raises VALUES(?)", raise]]);
@@ -515,6 +572,7 @@ impl Workload for Counter {
         match self.counts.sort(caller.call(&request)) {
             Ok(Some(_)) => {
                 self.raises().acknowledged.push(raise);
+                self.counts.note(client, false);
                 true
             }
             Ok(None) => {
@@ -546,6 +604,10 @@ impl Workload for Counter {
     fn summary(&self) -> String {
         let stored = self.raises().stored.as_ref().map(|(counter, _)| *counter);
         format!("counter at {}: {}", stored.unwrap_or_default(), self.counts.summary())
+    }
+
+    fn done(&self) -> BTreeMap<u64, Done> {
+        self.counts.by_client()
     }
 }
 
