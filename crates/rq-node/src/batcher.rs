@@ -47,7 +47,7 @@ use crate::{
     command::{Payload, Stamper, Work},
     metrics::Metrics,
     progress::lock,
-    raft::consensus::Consensus,
+    raft::consensus::{Consensus, LEADERSHIP_INTERVAL},
 };
 
 /// Entries on their way to being committed at once.
@@ -68,8 +68,6 @@ const CAUTIOUS_REQUESTS: usize = 8;
 /// How long an entry is offered again to a leader whose lease is momentarily unconfirmed, and how often.
 const LEASE_PATIENCE: Duration = Duration::from_secs(2);
 const LEASE_RETRY: Duration = Duration::from_millis(10);
-/// How often it is looked whether this node still leads while writes are under way.
-const LEADERSHIP_INTERVAL: Duration = Duration::from_millis(250);
 /// Entries remembered as under way before those that have ended are forgotten.
 const UNDER_WAY_SWEEP: usize = 64;
 /// The backlog is counted in units of this many bytes.
@@ -433,12 +431,8 @@ async fn watch_leadership(
         if end.upgrade().is_none() {
             return;
         }
-        // Twice, because a lease may be unconfirmed for a moment.
-        if !under_way.is_empty() && !consensus.leads() {
-            tokio::time::sleep(LEADERSHIP_INTERVAL).await;
-            if !consensus.leads() {
-                under_way.give_up();
-            }
+        if !under_way.is_empty() && consensus.has_lost_leadership().await {
+            under_way.give_up();
         }
     }
 }

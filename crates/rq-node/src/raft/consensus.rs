@@ -36,6 +36,8 @@ use crate::{
 const CONFIRMATION_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a barrier may take before the reads behind it fail: applying stands still.
 const BARRIER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often it is looked whether this node still leads while something waits for it.
+pub(crate) const LEADERSHIP_INTERVAL: Duration = Duration::from_millis(250);
 /// How much longer than lease and election a leader may be silent before it counts as gone.
 const SILENCE_MARGIN: Duration = Duration::from_millis(300);
 /// How often those look at Raft at most who look at it for as long as the node runs.
@@ -221,7 +223,18 @@ impl Consensus {
     /// # Errors
     /// This node does not lead.
     pub(crate) async fn barrier(&self) -> Result<u64, Error> {
-        match tokio::time::timeout(BARRIER_TIMEOUT, self.raft.write_blank()).await {
+        let lost = async {
+            while !self.has_lost_leadership().await {
+                tokio::time::sleep(LEADERSHIP_INTERVAL).await;
+            }
+        };
+        let written = tokio::select! {
+            biased;
+            written = tokio::time::timeout(BARRIER_TIMEOUT, self.raft.write_blank()) => written,
+            // One that is cut off would keep it until it is back.
+            () = lost => return Err(Error::LeaderNotFound),
+        };
+        match written {
             Ok(Ok(response)) => Ok(response.log_id.index()),
             Ok(Err(RaftError::Fatal(fatal))) => Err(Error::Stopped(fatal.to_string())),
             Ok(Err(RaftError::APIError(error))) => Err(refusal(error)),
@@ -260,6 +273,15 @@ impl Consensus {
     /// Whether this node leads, and has heard of a quorum lately.
     pub(crate) fn leads(&self) -> bool {
         leads_by(&self.metrics.borrow_watched(), self.lease)
+    }
+
+    /// Whether this node leads no more; looks twice, because a lease may be unconfirmed for a moment.
+    pub(crate) async fn has_lost_leadership(&self) -> bool {
+        if self.leads() {
+            return false;
+        }
+        tokio::time::sleep(LEADERSHIP_INTERVAL).await;
+        !self.leads()
     }
 
     /// How long ago a quorum answered this node; `None` unless openraft has it for a leader.

@@ -402,8 +402,12 @@ async fn a_leader_without_a_quorum_is_none_to_anybody() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert!(leader.node.is_ready() && leader.node.is_leader(), "without load it stays the leader");
     cluster.board.isolate(&address(&leader.name), &cluster.addresses(), true);
-    let proposed = tokio::time::timeout(PATIENCE, insert(&leader.node, 1)).await;
-    let proposed = proposed.expect("who waits is told").expect_err("there is no majority");
+    let waiting =
+        async { tokio::join!(insert(&leader.node, 1), count(&leader.node, Level::Strong)) };
+    let told = tokio::time::timeout(PATIENCE, waiting).await;
+    let (proposed, strong) = told.expect("who waits is told");
+    let proposed = proposed.expect_err("there is no majority");
+    assert_eq!(strong, Err(Error::LeaderNotFound), "it is told as soon as the lease is over");
     assert_eq!(proposed.outcome(), crate::EffectKnown::Unknown, "{proposed}");
     let lost = async {
         while leader.node.is_leader() || leader.node.leader().is_some() || leader.node.is_ready() {
