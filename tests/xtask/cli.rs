@@ -89,6 +89,8 @@ pub(crate) enum Measured {
     Node,
     /// Three nodes on this machine.
     Cluster,
+    /// A node that joins over a link of 10 MB/s while the leader takes 500 writes a second; needs root.
+    SlowLink,
 }
 
 /// Arguments of `soak`.

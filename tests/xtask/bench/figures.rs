@@ -61,6 +61,24 @@ pub(crate) enum Figure {
     JoinRate,
     /// The most resident memory of that new node, and of the one it joined.
     JoinMemory,
+    /// A new node's joining over a slow link, until it is ready.
+    SlowJoin,
+    /// Writes of the leader meanwhile.
+    SlowJoinWrites,
+    /// The 99th percentile of their times.
+    SlowJoinLatency,
+    /// The same before the join.
+    BeforeJoinLatency,
+    /// The largest WAL of the leader meanwhile.
+    SlowJoinWal,
+    /// The largest log of the leader meanwhile.
+    SlowJoinLog,
+    /// The resident memory of the leader before the join, under the same load.
+    BeforeJoinMemory,
+    /// The most resident memory of the leader meanwhile.
+    SlowJoinLeaderMemory,
+    /// The most resident memory of the new node meanwhile.
+    SlowJoinMemory,
 }
 
 /// What a value counts.
@@ -69,6 +87,7 @@ enum Unit {
     PerSecond,
     BytesPerSecond,
     Microseconds,
+    Seconds,
     Bytes,
     Count,
 }
@@ -169,6 +188,19 @@ const LINES: &[Line] = &[
         .to(Figure::CopyRate, "copy")
         .floor(Floor::AtLeastShare(0.50)),
     line(Figure::JoinMemory, "memory, peak while joining", Unit::Bytes).floor(Floor::AtMost(80e6)),
+    line(Figure::SlowJoin, "join over 10 MB/s", Unit::Seconds),
+    line(Figure::SlowJoinWrites, "writes meanwhile", Unit::PerSecond),
+    line(Figure::SlowJoinLatency, "their 99th percentile", Unit::Microseconds)
+        .to(Figure::BeforeJoinLatency, "before"),
+    line(Figure::BeforeJoinLatency, "the same before the join", Unit::Microseconds),
+    line(Figure::SlowJoinWal, "largest WAL of the leader", Unit::Bytes),
+    line(Figure::SlowJoinLog, "largest log of the leader", Unit::Bytes),
+    line(Figure::BeforeJoinMemory, "memory of the leader before", Unit::Bytes),
+    line(Figure::SlowJoinLeaderMemory, "memory of the leader meanwhile, peak", Unit::Bytes)
+        .to(Figure::BeforeJoinMemory, "before")
+        .floor(Floor::AtMost(80e6)),
+    line(Figure::SlowJoinMemory, "memory of the new node meanwhile, peak", Unit::Bytes)
+        .floor(Floor::AtMost(80e6)),
 ];
 
 /// Everything measured so far.
@@ -255,6 +287,7 @@ impl Unit {
             Self::BytesPerSecond => format!("{:.0} MB/s", value / 1e6),
             Self::Microseconds if value >= 10_000.0 => format!("{:.1} ms", value / 1000.0),
             Self::Microseconds => format!("{value:.0} µs"),
+            Self::Seconds => format!("{value:.1} s"),
             Self::Bytes => format!("{:.1} MB", value / 1e6),
             Self::Count => format!("{value:.0}"),
         }

@@ -14,6 +14,7 @@ mod disk;
 mod figures;
 mod programs;
 mod restarts;
+mod slow_link;
 mod table;
 mod throughput;
 
@@ -113,8 +114,9 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<(), Failure> {
             restarts::measure(&mut bench)?;
         }
         Measured::Cluster => cluster::measure(&mut bench)?,
+        Measured::SlowLink => slow_link::measure(&mut bench)?,
     }
-    bench.report();
+    bench.report(arguments.measured);
     scratch.close().map_err(Failure::system("removing the data"))
 }
 
@@ -124,12 +126,16 @@ impl Bench {
         Node::builder().program(&self.programs.rqd).directory(&self.directory.join(name)).start()
     }
 
-    fn report(&self) {
+    fn report(&self, measured: Measured) {
         let cores = thread::available_parallelism().map_or(0, usize::from);
         let Extent { rounds, seconds, .. } = self.extent;
         output::line(&self.figures.table());
+        let extent = match measured {
+            Measured::SlowLink => format!("{rounds} joins"),
+            Measured::Node | Measured::Cluster => format!("each rate {rounds} × {seconds} s"),
+        };
         output::line(&format!(
-            "\neach rate {rounds} × {seconds} s; {cores} cores, shared with the load generator; {}",
+            "\n{extent}; {cores} cores, shared with the load generator; {}",
             self.programs.describe()
         ));
         for doubt in &self.doubts {

@@ -18,7 +18,10 @@ use rq_tests::{
 };
 
 use super::load_report::LoadReport;
-use crate::{cli::BenchArguments, failure::Failure};
+use crate::{
+    cli::{BenchArguments, Measured},
+    failure::Failure,
+};
 
 /// How long the null server may take to say where it listens.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -62,7 +65,8 @@ impl Programs {
             Some(path) => return Err(Failure::NoProgram(path.clone())),
             None => build("rqd", "rqd", profile)?,
         };
-        let runner = if arguments.unoptimized {
+        // Over the slow link this process sends the load itself, which is light.
+        let runner = if arguments.unoptimized || arguments.measured == Measured::SlowLink {
             env::current_exe().map_err(Failure::system("finding this program"))?
         } else {
             build("rq-tests", "xtask", profile)?
