@@ -17,7 +17,7 @@ use std::{
     path::Path,
     process::{self, Command},
     sync::{
-        Arc, Condvar, Mutex, MutexGuard,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
     thread::{self, JoinHandle},
@@ -79,7 +79,10 @@ impl Network {
     /// This machine or this user lacks something; the sentence says what.
     pub fn create(members: usize, seed: u64) -> Result<Self, String> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
+        static TURN: Mutex<()> = Mutex::new(());
         assert!(members < 200, "the last addresses are for others");
+        // An address is seen to be taken once its interface has it: two networks made at the same time would be one.
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         remove_leftovers()?;
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("{PREFIX}{}-{count}", process::id());
@@ -88,6 +91,7 @@ impl Network {
         for member in 0..=members {
             devices.push(create_device(&name, prefix, member, members)?);
         }
+        drop(turn);
         let switch = Arc::new(Switch {
             prefix,
             host: members,
