@@ -5,10 +5,21 @@
 //! before memory is taken for it.
 
 use bytes::Bytes;
-use prost::Message as _;
+use prost::{
+    Message as _,
+    encoding::{WireType, encode_key, encode_varint},
+};
 use rq_sqlite::EntryId;
 
 use super::{CHUNK_BYTES_MAX, RANGE_PAGES_MAX};
+
+/// Bytes that a request takes at most besides its pages and their numbers.
+const HEAD_BYTES_MAX: usize = 128;
+/// Bytes that a page's number takes at most.
+const NUMBER_BYTES_MAX: usize = 5;
+/// The field of a request that holds pages, and the one of these that holds their content.
+const PAGES_TAG: u32 = 6;
+const DATA_TAG: u32 = 2;
 
 /// Names one transfer; drawn by its sender.
 pub(super) type TransferId = [u8; 16];
@@ -70,6 +81,13 @@ pub(super) struct Pages {
     pub(super) compressed: bool,
     /// The sum of their checksums.
     pub(super) checksum: u128,
+}
+
+/// A request with pages that is made in place: their content is gathered behind room for what goes before it, and so
+/// need not be copied.
+pub(super) struct PagesDraft {
+    room: usize,
+    buffer: Vec<u8>,
 }
 
 /// The end of a transfer.
@@ -203,6 +221,58 @@ impl Request {
             }
         };
         Ok(Self { transfer, round: message.round, body })
+    }
+}
+
+impl PagesDraft {
+    /// A draft for so many pages of so many bytes.
+    pub(super) fn new(count: usize, page_size: usize) -> Self {
+        let room = HEAD_BYTES_MAX + count * NUMBER_BYTES_MAX;
+        let mut buffer = Vec::with_capacity(room + count * page_size);
+        buffer.resize(room, 0);
+        Self { room, buffer }
+    }
+
+    /// Adds content.
+    pub(super) fn push(&mut self, data: &[u8]) {
+        self.buffer.extend_from_slice(data);
+    }
+
+    /// The content so far.
+    pub(super) fn data(&self) -> &[u8] {
+        &self.buffer[self.room..]
+    }
+
+    /// Has other content in the place of what there is.
+    pub(super) fn replace(&mut self, data: &[u8]) {
+        self.buffer.truncate(self.room);
+        self.push(data);
+    }
+
+    /// The request as bytes: what [`Request::encode`] makes of the same pages, with the content at its end.
+    pub(super) fn encode(
+        self,
+        transfer: TransferId,
+        round: u32,
+        numbers: Vec<u32>,
+        compressed: bool,
+        checksum: u128,
+    ) -> Bytes {
+        let Self { room, mut buffer } = self;
+        let data_bytes = buffer.len() - room;
+        let checksum = checksum_bytes(checksum);
+        let mut pages =
+            PagesMessage { numbers, data: Bytes::new(), compressed, checksum }.encode_to_vec();
+        encode_key(DATA_TAG, WireType::LengthDelimited, &mut pages);
+        encode_varint(data_bytes as u64, &mut pages);
+        let transfer = Bytes::copy_from_slice(&transfer);
+        let mut head = RequestMessage { transfer, round, body: None }.encode_to_vec();
+        encode_key(PAGES_TAG, WireType::LengthDelimited, &mut head);
+        encode_varint((pages.len() + data_bytes) as u64, &mut head);
+        head.append(&mut pages);
+        let begin = room.checked_sub(head.len()).expect("the room is for the longest head");
+        buffer[begin..room].copy_from_slice(&head);
+        Bytes::from(buffer).slice(begin..)
     }
 }
 
@@ -443,6 +513,33 @@ mod tests {
         ];
         for answer in answers.into_iter().chain(refusals) {
             assert_eq!(Answer::decode(answer.clone().encode()), Ok(answer));
+        }
+    }
+
+    #[test]
+    fn a_draft_is_the_request_with_its_pages() {
+        let most = CHUNK_BYTES_MAX / 512;
+        let (highest, many) = (u32::MAX, u32::try_from(most).unwrap());
+        let cases = [
+            (vec![1], 65_536, false),
+            (vec![1, 2, 9], 512, true),
+            (vec![highest - 1, highest], 4096, false),
+            ((highest - many + 1..=highest).collect(), 512, false),
+        ];
+        for (numbers, page_size, compressed) in cases {
+            let mut draft = PagesDraft::new(numbers.len(), page_size);
+            for number in &numbers {
+                draft.push(&vec![number.to_le_bytes()[0]; page_size]);
+            }
+            if compressed {
+                draft.replace(b"packed");
+            }
+            let data = Bytes::copy_from_slice(draft.data());
+            let pages = Pages { numbers: numbers.clone(), data, compressed, checksum: u128::MAX };
+            let request =
+                Request { transfer: [255; 16], round: u32::MAX, body: Body::Pages(pages) };
+            let drafted = draft.encode([255; 16], u32::MAX, numbers, compressed, u128::MAX);
+            assert_eq!(Request::decode(drafted), Ok(request));
         }
     }
 

@@ -5,10 +5,12 @@
 //!    *staging file*, or goes on with one that an earlier transfer left, whoever sent it. A sender that must wait for
 //!    its turn announces it: who was told that it lacks something is not ready until it has it.
 //! 2. In *rounds* the sender reads checksums of ranges of pages, the receiver says which differ, those are
-//!    sent. Each step has a read transaction of its own, so the WAL is never held up, but what arrives is of
-//!    different moments. A page the receiver's own database has is not sent but copied from there.
-//! 3. When little differs any more, a *held* round runs under one read transaction, at one applied index,
-//!    and compares all pages again. If the WAL grows too much meanwhile, it goes on as an ordinary one.
+//!    sent. In an ordinary round each step has a read transaction of its own, so the WAL is never held up, but what
+//!    arrives is of different moments. A page the receiver's own database has is not sent but copied from there.
+//! 3. A *held* round runs under one read transaction, at one applied index. If the WAL grows too much meanwhile, it
+//!    goes on as an ordinary one. The first round is held as long as that costs little: what is not written to while
+//!    it is sent needs no second round, which reads everything again on both sides. Later ones are held when little
+//!    differs any more.
 //! 4. The sender finishes with the checksum of all pages. The receiver compares it with that of what stands
 //!    in its file, syncs, inspects it through SQLite and hands it to [`Landing::install`].
 //!
@@ -64,7 +66,7 @@ pub(crate) struct TransferOptions {
     pub(crate) bytes_per_second: u64,
     /// Transfers sent at once; further ones wait.
     pub(crate) concurrent: usize,
-    /// Bytes the WAL may grow by while a held round runs; beyond, it goes on as an ordinary one.
+    /// Bytes the WAL may grow by while a held round runs, less in the first one; beyond, it goes on as an ordinary one.
     pub(crate) wal_growth_max: u64,
 }
 

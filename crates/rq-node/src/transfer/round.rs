@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use super::{
     TransferError,
-    message::{Answer, Body, Pages},
+    message::{Answer, Body, PagesDraft},
     send::{Sending, index, nonsense},
 };
 use crate::progress::lock;
@@ -20,6 +20,9 @@ use crate::progress::lock;
 const CALLS_MAX: usize = 4;
 /// Calls in flight at once that compare; the others send.
 const COMPARES_MAX: usize = 2;
+/// Bytes the WAL may grow by while the first round is held: few times what it grows by between two checkpoints. All of
+/// a large database is sent in that round, and it is not worth more to spare a second.
+const FIRST_WAL_GROWTH_MAX: u64 = 64 * 1024 * 1024;
 
 /// A round and what it found.
 pub(super) struct Round {
@@ -41,6 +44,8 @@ pub(super) struct Round {
     /// The next page to be compared, or sent without.
     next: u64,
     wal_bytes_at_begin: u64,
+    /// What the WAL may grow by while this round is held.
+    wal_growth_max: u64,
     page_size: usize,
     pending: VecDeque<Differing>,
     calls: JoinSet<Result<Called, TransferError>>,
@@ -89,6 +94,7 @@ impl Round {
         running.page_count.store(snapshot.page_count.into(), Ordering::Relaxed);
         running.pages_seen.store(0, Ordering::Relaxed);
         let page_count = snapshot.page_count;
+        let most = sending.transfers.options.wal_growth_max;
         let round = Self {
             number,
             held,
@@ -102,6 +108,7 @@ impl Round {
             comparable: if number == 1 { comparable } else { u32::MAX },
             next: 1,
             wal_bytes_at_begin: sending.wal.bytes(),
+            wal_growth_max: if number == 1 { most.min(FIRST_WAL_GROWTH_MAX) } else { most },
             page_size: usize::try_from(snapshot.page_size).expect("32 bits fit"),
             pending: VecDeque::new(),
             calls: JoinSet::new(),
@@ -149,7 +156,7 @@ impl Round {
     /// A held round lets go if the WAL grows too much, and goes on as an ordinary one.
     fn release_if_costly(&mut self, sending: &mut Sending<'_>) {
         let grown = sending.wal.bytes().saturating_sub(self.wal_bytes_at_begin);
-        if self.held && grown > sending.transfers.options.wal_growth_max {
+        if self.held && grown > self.wal_growth_max {
             self.held = false;
             sending.source.release();
         }
@@ -196,15 +203,16 @@ impl Round {
         let most = (sending.transfers.message_bytes_max() / self.page_size).max(1);
         let Some((numbers, summed)) = self.next_numbers(most) else { return Ok(()) };
         let (page_size, level) = (self.page_size, options.compression);
+        let (transfer, round) = (sending.wire.transfer, self.wire_number());
         let chunk =
             sending.read(move |reader| read_chunk(reader, &numbers, page_size, level)).await?;
-        let Some(pages) = chunk else { return Ok(()) };
+        let Some(Chunk { numbers, draft, compressed, checksum }) = chunk else { return Ok(()) };
         if !summed {
-            self.checksum = self.checksum.wrapping_add(pages.checksum);
+            self.checksum = self.checksum.wrapping_add(checksum);
         }
-        let count = pages.numbers.len() as u64;
+        let count = numbers.len() as u64;
         self.differing += count;
-        let request = sending.wire.encode(self.wire_number(), Body::Pages(pages));
+        let request = draft.encode(transfer, round, numbers, compressed, checksum);
         let bytes = request.len() as u64;
         sending.transfers.throttle.admit(request.len()).await;
         sending.running.pages_sent.fetch_add(count, Ordering::Relaxed);
@@ -272,27 +280,38 @@ impl Differing {
     }
 }
 
+/// Pages to be sent.
+struct Chunk {
+    numbers: Vec<u32>,
+    draft: PagesDraft,
+    compressed: bool,
+    /// The sum of their checksums.
+    checksum: u128,
+}
+
 /// Reads pages to be sent, as far as they are there.
 fn read_chunk(
     reader: &mut PageReader,
     numbers: &[u32],
     page_size: usize,
     level: Option<i32>,
-) -> Result<Option<Pages>, PageReadError> {
-    let mut data = Vec::with_capacity(numbers.len() * page_size);
+) -> Result<Option<Chunk>, PageReadError> {
+    let mut draft = PagesDraft::new(numbers.len(), page_size);
     let (mut found, mut checksum) = (Vec::with_capacity(numbers.len()), 0_u128);
     reader.read(numbers.iter().copied(), |number, page| {
         found.push(number);
         checksum = checksum.wrapping_add(checksum_of_page(number, page));
-        data.extend_from_slice(page);
+        draft.push(page);
     })?;
     if found.is_empty() {
         return Ok(None);
     }
     let smaller = level
-        .and_then(|level| zstd::bulk::compress(&data, level).ok())
-        .filter(|packed| packed.len() < data.len());
+        .and_then(|level| zstd::bulk::compress(draft.data(), level).ok())
+        .filter(|packed| packed.len() < draft.data().len());
+    if let Some(packed) = &smaller {
+        draft.replace(packed);
+    }
     let compressed = smaller.is_some();
-    let data = smaller.unwrap_or(data).into();
-    Ok(Some(Pages { numbers: found, data, compressed, checksum }))
+    Ok(Some(Chunk { numbers: found, draft, compressed, checksum }))
 }

@@ -166,7 +166,7 @@ pub(super) struct Sending<'a> {
 pub(super) struct Wire {
     network: Arc<dyn Network>,
     to: String,
-    transfer: TransferId,
+    pub(super) transfer: TransferId,
 }
 
 /// Where pages come from.
@@ -182,7 +182,7 @@ impl Sending<'_> {
         let comparable = self.offer(cargo, first).await?;
         let mut last: Option<Round> = None;
         for number in 1..=ROUNDS_MAX {
-            let hold = may_hold(last.as_ref(), first);
+            let hold = may_hold(last.as_ref());
             let began = Instant::now();
             let mut round = Round::begin(&mut self, number, hold, comparable).await?;
             let before = last.map(|round| round.differing);
@@ -321,13 +321,10 @@ impl Wire {
     }
 }
 
-/// Whether the next round may be held: if little is expected to differ. Where that is wrong, the round
-/// turns into an ordinary one.
-fn may_hold(last: Option<&Round>, first: &PageSnapshot) -> bool {
-    match last {
-        None => u64::from(first.page_count) <= FEW_PAGES,
-        Some(last) => last.differing <= FEW_PAGES || last.took <= SHORT_ROUND || !last.shrinks,
-    }
+/// Whether the next round may be held: the first, which is the last if little is written meanwhile, and one in which
+/// little is expected to differ. Where that is wrong, the round turns into an ordinary one.
+fn may_hold(last: Option<&Round>) -> bool {
+    last.is_none_or(|last| last.differing <= FEW_PAGES || last.took <= SHORT_ROUND || !last.shrinks)
 }
 
 /// The applied index of a snapshot.

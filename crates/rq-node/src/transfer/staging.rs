@@ -112,9 +112,11 @@ impl Staging {
         Ok(())
     }
 
-    /// Begins a held round: the file gets its length, and no page is seen.
+    /// Begins a held round: the file has no more than these pages, and none is seen. It is not made longer, because what
+    /// was never written would count as there for a transfer that goes on from here.
     pub(super) fn hold(&self, page_count: u32) -> io::Result<()> {
-        self.pages.set_length(u64::from(page_count) * u64::from(self.page_size))?;
+        let kept = page_count.min(self.page_count()?);
+        self.pages.set_length(u64::from(kept) * u64::from(self.page_size))?;
         self.checksums.set_length(0)?;
         self.checksums.set_length(u64::from(page_count) * CHECKSUM_BYTES)
     }
