@@ -14,7 +14,7 @@ use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::{
-    limits::{COPIED_BYTES_MAX, READ_BYTES, REASON_BYTES_MAX},
+    limits::{COPIED_BYTES_MAX, READ_BYTES, REASON_BYTES_MAX, TRUSTED_BYTES_MAX},
     meter::Meter,
 };
 
@@ -217,20 +217,30 @@ impl Header {
 /// Reads frames.
 ///
 /// - [`FrameReader::next`] may be given up and called again; nothing is lost.
-/// - The memory held is at most about three times what was received of the frame at hand.
+/// - The memory held is at most about three times what was received of the frame at hand, or once what the largest
+///   frame before it had, up to [`TRUSTED_BYTES_MAX`]: pages come in many frames of one length.
 #[derive(Debug)]
 pub(crate) struct FrameReader<R> {
     source: R,
     accepted: Accepted,
     buffer: BytesMut,
     header: Option<Header>,
+    /// The bytes of the largest payload that has come whole, up to [`TRUSTED_BYTES_MAX`].
+    trusted: usize,
     /// Whether the meter was told of the frame at hand.
     is_timed: bool,
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
     pub(crate) fn new(source: R, accepted: Accepted) -> Self {
-        Self { source, accepted, buffer: BytesMut::new(), header: None, is_timed: false }
+        Self {
+            source,
+            accepted,
+            buffer: BytesMut::new(),
+            header: None,
+            trusted: 0,
+            is_timed: false,
+        }
     }
 
     /// Waits for a whole frame. After an error nothing more can be read.
@@ -278,6 +288,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         }
         let payload = self.buffer.split_to(header.length).freeze();
         self.header = None;
+        self.trusted = self.trusted.max(header.length.min(TRUSTED_BYTES_MAX));
         if self.is_timed {
             self.is_timed = false;
             meter.frame_ended();
@@ -292,11 +303,11 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         Ok(Some(Frame { kind: header.kind, call: header.call, payload }))
     }
 
-    /// Makes room for what is missing, but never for more than has already come of it.
+    /// Makes room for what is missing, but never for more than has already come of it, or of a frame before.
     fn make_room(&mut self) {
         let needed = self.header.map_or(HEADER_BYTES, |header| header.length);
         let missing = needed.saturating_sub(self.buffer.len());
-        let room = missing.min(self.buffer.len()).max(READ_BYTES);
+        let room = missing.min(self.buffer.len().max(self.trusted)).max(READ_BYTES);
         let spare = self.buffer.capacity() - self.buffer.len();
         let enough = if self.header.is_some() { missing.min(room) } else { READ_BYTES / 4 };
         if spare < enough {

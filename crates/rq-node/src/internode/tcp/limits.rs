@@ -66,6 +66,9 @@ pub(crate) const BATCH_BYTES: usize = 256 * 1024;
 pub(crate) const COPIED_BYTES_MAX: usize = 16 * 1024;
 /// The least room in bytes for one read.
 pub(crate) const READ_BYTES: usize = 16 * 1024;
+/// The bytes of a frame that memory is taken for at once, if its connection has brought so many in one before. Beyond
+/// it memory follows what comes.
+pub(crate) const TRUSTED_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// The bytes of a reason given with a refusal; the rest is cut off.
 pub(crate) const REASON_BYTES_MAX: usize = 1024;
 /// Links to peers that are remembered before those nobody uses are forgotten.

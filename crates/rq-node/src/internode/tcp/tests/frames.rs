@@ -13,7 +13,7 @@ use super::*;
 use crate::internode::tcp::{
     counters::Counters,
     frame::{Accepted, Frame, FrameError, FrameReader, HEADER_BYTES, Kind, Outgoing, Side},
-    limits::READ_BYTES,
+    limits::{READ_BYTES, TRUSTED_BYTES_MAX},
     meter::Meter,
 };
 
@@ -166,6 +166,33 @@ async fn memory_follows_what_came_and_not_what_was_announced() {
         assert!(reader.next(&meter()).await.is_err(), "it ends too early");
         let capacity = reader.capacity();
         assert!(capacity <= 3 * sent + 3 * READ_BYTES, "{sent} came, {capacity} taken");
+    }
+}
+
+/// Pages come in many frames of one length, and need not be moved as memory grows under each of them.
+#[tokio::test]
+async fn memory_is_taken_at_once_for_as_much_as_came_in_one_frame_before() {
+    let mut numbers = Numbers::new();
+    let huge = Accepted { side: Side::Accepter, payload_bytes_max: 1 << 30 };
+    for (before, announced) in [
+        (1_000_000, 1_000_000_u32),
+        (1_000_000, 200_000_000),
+        (100_000, 90_000),
+        (TRUSTED_BYTES_MAX + 1_000_000, 200_000_000),
+    ] {
+        let payload = Bytes::from(vec![7; before]);
+        let mut bytes = bytes_of(&[Frame { kind: Kind::Request, call: 1, payload }]).await;
+        bytes.extend(header(1, [0; 3], announced));
+        bytes.push(0);
+        let pieces = Pieces { bytes: &bytes, numbers: &mut numbers };
+        let mut reader = FrameReader::new(pieces, huge);
+        assert_eq!(reader.next(&meter()).await.unwrap().payload.len(), before);
+        assert!(reader.capacity() <= 3 * READ_BYTES, "nothing is held between two frames");
+        assert!(reader.next(&meter()).await.is_err(), "it ends too early");
+        let expected = before.min(TRUSTED_BYTES_MAX).min(usize::try_from(announced).unwrap());
+        let capacity = reader.capacity();
+        let most = expected + 3 * READ_BYTES;
+        assert!((expected..=most).contains(&capacity), "{capacity} after {before}");
     }
 }
 
