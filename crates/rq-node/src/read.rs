@@ -16,10 +16,7 @@
 //! starts over on a blocking thread, where it may take as long as its limits say. Dropping the future
 //! cancels a running read.
 
-use std::{
-    sync::atomic::{AtomicUsize, Ordering},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use rq_sql::{
     Column, End, ResultSink, SinkError, Statement, Value, ValueRef,
@@ -27,6 +24,7 @@ use rq_sql::{
 };
 use rq_sqlite::{CancelFlag, Query, QueryEnd, QueryError, ReadOrWrite, Readers};
 use rq_storage::Execution;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
     Error, Level, Read, Served,
@@ -42,6 +40,9 @@ const ROUND_PATIENCE: Duration = Duration::from_secs(30);
 const NEW_LEADER_PATIENCE: Duration = Duration::from_secs(5);
 /// How often a read that waits for this node to catch up looks whether it can.
 const LEFT_OUT_GLANCE: Duration = Duration::from_millis(250);
+/// How long a read waits for its turn on an async worker before it takes a thread of its own: twice what those with a
+/// turn may take, unless one is stuck in a single step.
+const TURN_PATIENCE: Duration = Duration::from_millis(2);
 /// VM steps a read may take on an async worker: about a millisecond.
 const INLINE_STEPS: u64 = 20_000;
 
@@ -314,13 +315,15 @@ impl Inner {
         let cancel = CancelFlag::new();
         let inline = self.execution == Execution::Inline;
         let allowance = (!inline).then_some(INLINE_STEPS);
-        if let Some(_turn) = self.inline_reads.take_turn(inline) {
+        let turn = if inline { None } else { self.inline_reads.take_turn().await };
+        if inline || turn.is_some() {
             match self.readers.query(&query(&read, deadline, &cancel, allowance), &mut sink) {
                 Ok(QueryEnd::Done) => return Ok(sink),
                 Ok(QueryEnd::Yielded) => sink.reset(),
                 Err(error) => return Err(read_error(error)),
             }
         }
+        drop(turn);
         let readers = self.readers.clone();
         let guard = CancelOnDrop(cancel.clone());
         let task = tokio::task::spawn_blocking(move || {
@@ -336,34 +339,25 @@ impl Inner {
     }
 }
 
-/// Counts the reads that run on async workers, so that one worker is always left for everything else:
-/// a single step of SQLite's machine may take long, and no allowance of steps ends it.
+/// Lets reads run on async workers, so that one worker is always left for everything else: a single step of SQLite's
+/// machine may take long, and no allowance of steps ends it.
 #[derive(Debug)]
-pub(crate) struct InlineReads {
-    running: AtomicUsize,
-    most: usize,
-}
-
-/// A read running on an async worker.
-struct Turn<'a>(&'a AtomicUsize);
+pub(crate) struct InlineReads(Semaphore);
 
 impl InlineReads {
     /// Must be made within the runtime whose workers are counted.
     pub(crate) fn new() -> Self {
         let workers = tokio::runtime::Handle::current().metrics().num_workers();
-        Self { running: AtomicUsize::new(0), most: workers.saturating_sub(1) }
+        Self(Semaphore::new(workers.saturating_sub(1)))
     }
 
-    fn take_turn(&self, always: bool) -> Option<Turn<'_>> {
-        let turn = Turn(&self.running);
-        let before = self.running.fetch_add(1, Ordering::Relaxed);
-        (always || before < self.most).then_some(turn)
-    }
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+    /// A turn, as soon as one is free: most reads are done sooner than a thread of their own is ready, which also takes
+    /// a connection and memory. None if those that have one need long.
+    async fn take_turn(&self) -> Option<SemaphorePermit<'_>> {
+        if let Ok(turn) = self.0.try_acquire() {
+            return Some(turn);
+        }
+        tokio::time::timeout(TURN_PATIENCE, self.0.acquire()).await.ok()?.ok()
     }
 }
 
