@@ -3,13 +3,15 @@
 //! # The walk of a committed entry
 //! 1. openraft's worker calls `raft::state_machine::apply` with a run of committed entries.
 //! 2. They become [`Job`]s and go to the applier in one message; the worker awaits the answer, so
-//!    openraft's applied index never runs ahead of the database.
+//!    openraft's applied index runs ahead of the database only where applying stands still for a fault (4).
 //! 3. Each job is one SQLite transaction ([`rq_sqlite::Writer::apply`]). After its COMMIT the applied id
 //!    is published and its outcome goes back to openraft's worker, before the next job begins. The
 //!    worker wakes the clients: from an async worker that is an order of magnitude cheaper than from a
 //!    thread of our own, and an entry has dozens of them.
 //! 4. A local fault (full disk, I/O error, out of memory) is no result: everything was rolled back, the
-//!    fault is shown in status, and the same entry is tried again until it works or the node stops.
+//!    fault is shown in status, and the same entry is tried again until it works or the node stops. Nobody waits for that:
+//!    openraft, which would store and vote no more with so many entries to apply, is told that its run is done, and what
+//!    follows is read from the log again when its turn comes ([`Applier::apply_later`]).
 //!
 //! A received snapshot takes the place of the database here too ([`Applier::install`]), between two
 //! jobs: afterwards the writer is another one, and the applied id has jumped.
@@ -57,6 +59,15 @@ pub(crate) struct Job {
 /// Takes the outcome of an entry to whoever waits for it.
 pub(crate) type Respond = Box<dyn FnOnce(Applied) + Send>;
 
+/// Committed entries that are not held in memory until they are applied.
+pub(crate) trait Later: Send + Sync + 'static {
+    /// The next of them, as many as are read at once; none at the end, which is final.
+    ///
+    /// # Errors
+    /// They cannot be read, or make no sense.
+    fn next(&self) -> Result<Vec<Job>, String>;
+}
+
 /// What an entry holds.
 pub(crate) enum Content {
     Blank,
@@ -77,6 +88,7 @@ enum Driver {
 
 enum Message {
     Apply(Vec<Job>, tokio_mpsc::UnboundedSender<Report>),
+    Later(Arc<dyn Later>),
     Borrow(Box<dyn FnOnce(&mut Writer) + Send>),
     Install(Arrival, Arc<Durability>, oneshot::Sender<Result<StoredState, String>>),
 }
@@ -85,6 +97,8 @@ enum Message {
 enum Report {
     /// One is committed, and somebody waits for it.
     Answer(Respond, Applied),
+    /// One stands still for a fault of this node.
+    Stalled,
     /// All are committed, or it cannot go on.
     End(Result<(), String>),
 }
@@ -129,30 +143,55 @@ impl Applier {
         Ok(Self { driver, replacer })
     }
 
-    /// Applies a run of entries and returns when the last is committed.
+    /// Applies a run of entries and returns when the last is committed, or applying stands still, or at once if it is
+    /// `behind` already. Who waits for an answer gets it whenever that is.
     ///
     /// # Errors
     /// The node cannot go on; the text says why.
-    pub(crate) async fn apply(&self, jobs: Vec<Job>) -> Result<(), String> {
+    pub(crate) async fn apply(&self, jobs: Vec<Job>, behind: bool) -> Result<(), String> {
         let stopped = || "the applier has stopped".to_owned();
         match &self.driver {
             Driver::Inline(worker) => {
                 let mut worker = lock(worker);
-                let answer = &mut |respond: Respond, applied| respond(applied);
-                worker.as_mut().ok_or_else(stopped)?.apply(jobs, Faults::Report, answer)
+                worker.as_mut().ok_or_else(stopped)?.apply(jobs, Faults::Report, &mut answer_here)
             }
             Driver::Thread { queue, .. } => {
                 let (reports, mut said) = tokio_mpsc::unbounded_channel();
                 let message = Message::Apply(jobs, reports);
                 lock(queue).as_ref().ok_or_else(stopped)?.send(message).map_err(|_| stopped())?;
+                let mut stalled = behind;
                 loop {
+                    if stalled {
+                        tokio::spawn(answer_all(said));
+                        return Ok(());
+                    }
                     match said.recv().await {
                         Some(Report::Answer(respond, applied)) => respond(applied),
+                        Some(Report::Stalled) => stalled = true,
                         Some(Report::End(result)) => return result,
                         None => return Err(stopped()),
                     }
                 }
             }
+        }
+    }
+
+    /// Has entries applied behind everything that was handed over before. Nobody hears of their ends; what makes the
+    /// node stop is told to everybody.
+    ///
+    /// # Errors
+    /// The applier has stopped.
+    pub(crate) fn apply_later(&self, entries: Arc<dyn Later>) -> Result<(), String> {
+        let stopped = || "the applier has stopped".to_owned();
+        match &self.driver {
+            Driver::Inline(worker) => {
+                lock(worker).as_mut().ok_or_else(stopped)?.apply_later(&*entries, Faults::Report)
+            }
+            Driver::Thread { queue, .. } => lock(queue)
+                .as_ref()
+                .ok_or_else(stopped)?
+                .send(Message::Later(entries))
+                .map_err(|_| stopped()),
         }
     }
 
@@ -248,18 +287,26 @@ impl Worker {
     }
 
     fn run(mut self, messages: &mpsc::Receiver<Message>) {
+        // After an entry that could not be applied none may be.
+        let mut going = Ok(());
         while let Ok(message) = messages.recv() {
             match message {
                 Message::Apply(jobs, reports) => {
                     // The worker may be shut down meanwhile; then nobody waits any more.
-                    let answer = &mut |respond, applied| {
-                        drop(reports.send(Report::Answer(respond, applied)));
-                    };
-                    let result = self.apply(jobs, Faults::Retry, answer);
-                    if let Err(reason) = &result {
+                    let tell = &mut |report| drop(reports.send(report));
+                    going = going.and_then(|()| self.apply(jobs, Faults::Retry, tell));
+                    if let Err(reason) = &going {
                         self.progress.set_stopped(reason.clone());
                     }
-                    drop(reports.send(Report::End(result)));
+                    drop(reports.send(Report::End(going.clone())));
+                }
+                Message::Later(entries) => {
+                    going = going.and_then(|()| self.apply_later(&*entries, Faults::Retry));
+                    if let Err(reason) = &going
+                        && !self.progress.is_stopping()
+                    {
+                        self.progress.set_stopped(reason.clone());
+                    }
                 }
                 Message::Borrow(work) => {
                     // Who waits hears that there is no writer when the work is dropped.
@@ -268,7 +315,9 @@ impl Worker {
                     }
                 }
                 Message::Install(arrival, durability, done) => {
-                    let result = self.install(&arrival, &durability, Faults::Retry);
+                    let installed = going.clone();
+                    let result =
+                        installed.and_then(|()| self.install(&arrival, &durability, Faults::Retry));
                     if let Err(reason) = &result {
                         self.progress.set_stopped(reason.clone());
                     }
@@ -282,29 +331,44 @@ impl Worker {
         &mut self,
         jobs: Vec<Job>,
         faults: Faults,
-        answer: &mut dyn FnMut(Respond, Applied),
+        tell: &mut dyn FnMut(Report),
     ) -> Result<(), String> {
         for job in jobs {
-            let applied = self.apply_one(job.id, &job.content, job.respond.is_some(), faults)?;
+            let applied = self.apply_one(&job, faults, tell)?;
             let now_ms = self.clock.now_ms();
             if let Content::Command(command) = &job.content {
                 self.progress.note_lag(now_ms.saturating_sub(command.clock_ms()));
             }
             self.progress.set_applied(job.id, now_ms);
             if let Some(respond) = job.respond {
-                answer(respond, applied);
+                tell(Report::Answer(respond, applied));
             }
         }
         Ok(())
     }
 
+    /// See [`Applier::apply_later`].
+    fn apply_later(&mut self, entries: &dyn Later, faults: Faults) -> Result<(), String> {
+        loop {
+            if self.progress.is_stopping() {
+                return Err("stopped while entries waited to be applied".to_owned());
+            }
+            let jobs = entries.next()?;
+            if jobs.is_empty() {
+                return Ok(());
+            }
+            self.apply(jobs, faults, &mut answer_here)?;
+        }
+    }
+
     fn apply_one(
         &mut self,
-        id: EntryId,
-        content: &Content,
-        wanted: bool,
+        job: &Job,
         faults: Faults,
+        tell: &mut dyn FnMut(Report),
     ) -> Result<Applied, String> {
+        let Job { id, content, respond } = job;
+        let (id, wanted) = (*id, respond.is_some());
         #[cfg(test)]
         crate::testing::history::note(id, content);
         let entry = match content {
@@ -322,6 +386,7 @@ impl Worker {
                 }
                 Err(ApplyError::Local(fault)) if faults == Faults::Retry => {
                     self.metrics.apply_retries.add(1);
+                    tell(Report::Stalled);
                     stall.wait(&fault, "applying")?;
                 }
                 Err(error) => return Err(format!("applying entry {}: {error}", id.index)),
@@ -390,6 +455,20 @@ impl Worker {
                 Err(again) => error = again,
             }
         }
+    }
+}
+
+/// Gives all answers that are still to come.
+async fn answer_all(mut said: tokio_mpsc::UnboundedReceiver<Report>) {
+    while let Some(report) = said.recv().await {
+        answer_here(report);
+    }
+}
+
+/// Gives an answer to who waits for it.
+fn answer_here(report: Report) {
+    if let Report::Answer(respond, applied) = report {
+        respond(applied);
     }
 }
 

@@ -409,15 +409,16 @@ impl Parts {
         if recovery::run(&site).await? {
             metrics.recoveries.add(1);
         }
+        let durability = Arc::clone(&machinery.durability);
+        let store = LogStore::new(log.clone(), Arc::clone(&progress), durability);
         let machine = StateMachine::new(
             Arc::clone(&machinery.applier),
             Arc::clone(&progress),
             Arc::clone(&machinery.durability),
+            store.clone(),
             stored,
             applied.is_some(),
         );
-        let durability = Arc::clone(&machinery.durability);
-        let store = LogStore::new(log.clone(), Arc::clone(&progress), durability);
         let transfers = Arc::new(transfers(options, environment));
         let connector = Connector::new(
             Arc::clone(&environment.network),

@@ -33,6 +33,9 @@ use crate::{
 /// What is read at once for another node; a larger entry goes alone.
 const REPLICATION_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
+/// Payloads kept until they are applied, at most.
+const UNAPPLIED_MAX: usize = 1024;
+
 type Content = <TypeConfig as openraft::RaftTypeConfig>::Payload;
 
 const KIND_BLANK: u8 = 0;
@@ -45,7 +48,8 @@ pub(crate) struct LogStore {
     log: Log,
     progress: Arc<Progress>,
     durability: Arc<Durability>,
-    /// Payloads with their commands, of entries appended here and not applied yet; indexes ascend.
+    /// Payloads with their commands, of entries appended here and not applied yet; indexes ascend. Beyond
+    /// [`UNAPPLIED_MAX`] entries are read from the log and decoded again.
     unapplied: Arc<Mutex<VecDeque<(u64, Payload)>>>,
 }
 
@@ -63,6 +67,7 @@ impl LogStore {
         if let EntryPayload::Normal(payload) = &entry.payload
             // Nobody takes them out again where nothing is applied.
             && self.progress.other_engine().is_none()
+            && unapplied.len() < UNAPPLIED_MAX
         {
             unapplied.push_back((id.index, payload.clone()));
         }
@@ -79,6 +84,15 @@ impl LogStore {
             None => unpack(index, kind, payload).map_err(io::Error::other)?,
         };
         Ok(openraft::Entry::new(log_id(EntryId { term, index }), payload))
+    }
+
+    /// Entries from `first` to `last`, as many as are read at once.
+    ///
+    /// # Errors
+    /// The log cannot be read, or holds what this program does not know.
+    pub(super) fn some(&self, first: u64, last: u64) -> io::Result<Vec<EntryOf<TypeConfig>>> {
+        let read = self.log.read_limited(first..last + 1, REPLICATION_BYTES_MAX);
+        read.map_err(io::Error::other)?.into_iter().map(|record| self.entry(record)).collect()
     }
 
     fn unapplied_payload(&self, index: u64, bytes: &Bytes) -> Option<Payload> {
@@ -157,8 +171,10 @@ impl RaftLogReader<TypeConfig> for LogStore {
         start: u64,
         end: u64,
     ) -> Result<Vec<EntryOf<TypeConfig>>, io::Error> {
-        let read = self.log.read_limited(start..end, REPLICATION_BYTES_MAX);
-        read.map_err(io::Error::other)?.into_iter().map(|record| self.entry(record)).collect()
+        if start >= end {
+            return Ok(Vec::new());
+        }
+        self.some(start, end - 1)
     }
 
     async fn read_vote(&mut self) -> Result<Option<VoteOf<TypeConfig>>, io::Error> {

@@ -13,16 +13,18 @@ use futures_util::{Stream, StreamExt as _};
 use openraft::{
     EntryPayload, RaftSnapshotBuilder,
     storage::{EntryResponder, RaftStateMachine, Snapshot, SnapshotMeta},
-    type_config::alias::{SnapshotMetaOf, SnapshotOf},
+    type_config::alias::{EntryOf, SnapshotMetaOf, SnapshotOf},
 };
 use rq_sqlite::{Applied, Arrival, Readers};
 
 use super::{
-    LogId, TypeConfig, entry_id, log_id,
+    LogId, TypeConfig, entry_id,
+    log::LogStore,
+    log_id,
     membership::{self, Stored},
 };
 use crate::{
-    applier::{Applier, Content, Job},
+    applier::{Applier, Content, Job, Later},
     durability::Durability,
     progress::{Progress, lock},
 };
@@ -44,6 +46,9 @@ pub(crate) struct StateMachine {
     progress: Arc<Progress>,
     durability: Arc<Durability>,
     memberships: Arc<Mutex<Memberships>>,
+    log: LogStore,
+    /// What is being applied later, if that was said last.
+    later: Arc<Mutex<Option<Arc<Stretch>>>>,
     /// Whether anything was ever applied: index 0 alone does not tell.
     applied_any: bool,
 }
@@ -60,16 +65,34 @@ impl StateMachine {
         applier: Arc<Applier>,
         progress: Arc<Progress>,
         durability: Arc<Durability>,
+        log: LogStore,
         membership: Stored,
         applied_any: bool,
     ) -> Self {
         let memberships = Memberships { previous: Stored::default(), current: membership };
         let memberships = Arc::new(Mutex::new(memberships));
-        Self { applier, progress, durability, memberships, applied_any }
+        let later = Arc::default();
+        Self { applier, progress, durability, memberships, log, later, applied_any }
     }
 
     fn applied_log_id(&self) -> Option<LogId> {
         self.applied_any.then(|| log_id(self.progress.applied()))
+    }
+
+    /// Leaves entries that nobody waits for to the applier, which is busy with others for longer: it reads them from the
+    /// log when it comes to them.
+    fn apply_later(&self, first: u64, last: u64) -> Result<(), io::Error> {
+        let mut later = lock(&self.later);
+        if later.as_ref().is_some_and(|stretch| stretch.extend(last)) {
+            return Ok(());
+        }
+        let stretch = Arc::new(Stretch {
+            log: self.log.clone(),
+            memberships: Arc::clone(&self.memberships),
+            reach: Mutex::new(Reach { next: first, last, over: false }),
+        });
+        *later = Some(Arc::clone(&stretch));
+        self.applier.apply_later(stretch).map_err(io::Error::other)
     }
 
     fn own_file(&self) -> DurableFile {
@@ -107,36 +130,32 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         if self.progress.other_engine().is_some() {
             return pass_over(entries).await;
         }
-        let mut jobs = Vec::with_capacity(entries.size_hint().0);
+        let mut run = Vec::with_capacity(entries.size_hint().0);
         while let Some(item) = entries.next().await {
-            let (entry, responder) = item?;
-            let content = match entry.payload {
-                EntryPayload::Blank => Content::Blank,
-                EntryPayload::Normal(payload) => {
-                    let command = payload.command().map_err(|error| {
-                        io::Error::other(format!("entry {}: {error}", entry.log_id.index()))
-                    })?;
-                    Content::Command(command)
-                }
-                EntryPayload::Membership(new) => {
-                    let bytes = membership::encode(&new);
-                    let mut memberships = lock(&self.memberships);
-                    let new = Stored::new(Some(entry.log_id), new);
-                    memberships.previous = std::mem::replace(&mut memberships.current, new);
-                    Content::Membership(bytes)
-                }
-            };
+            run.push(item?);
+        }
+        let [(first, _), ..] = &run[..] else { return Ok(()) };
+        let (first, last) = (first.log_id.index(), run[run.len() - 1].0.log_id.index());
+        self.applied_any = true;
+        let is_behind = self.progress.applied().index + 1 < first;
+        if is_behind && let Some(reason) = self.progress.stopped() {
+            return Err(io::Error::other(reason));
+        }
+        if is_behind && run.iter().all(|(_, responder)| responder.is_none()) {
+            return self.apply_later(first, last);
+        }
+        *lock(&self.later) = None;
+        let mut jobs = Vec::with_capacity(run.len());
+        for (entry, responder) in run {
+            let id = entry_id(&entry.log_id);
+            let content = content(entry, &self.memberships)?;
             let respond = responder.map(|responder| {
                 Box::new(move |applied: Applied| responder.send(applied))
                     as Box<dyn FnOnce(_) + Send>
             });
-            jobs.push(Job { id: entry_id(&entry.log_id), content, respond });
+            jobs.push(Job { id, content, respond });
         }
-        if jobs.is_empty() {
-            return Ok(());
-        }
-        self.applied_any = true;
-        self.applier.apply(jobs).await.map_err(io::Error::other)
+        self.applier.apply(jobs, is_behind).await.map_err(io::Error::other)
     }
 
     async fn get_snapshot_builder(&mut self) -> Self {
@@ -175,6 +194,79 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         &mut self,
     ) -> Result<Option<SnapshotOf<TypeConfig, DurableFile>>, io::Error> {
         Ok(self.durable_snapshot().map(|meta| Snapshot { meta, snapshot: self.own_file() }))
+    }
+}
+
+/// What the applier is to do for an entry. A membership is noted.
+///
+/// # Errors
+/// It holds a command that makes no sense.
+fn content(
+    entry: EntryOf<TypeConfig>,
+    memberships: &Mutex<Memberships>,
+) -> Result<Content, io::Error> {
+    Ok(match entry.payload {
+        EntryPayload::Blank => Content::Blank,
+        EntryPayload::Normal(payload) => {
+            let command = payload.command().map_err(|error| {
+                io::Error::other(format!("entry {}: {error}", entry.log_id.index()))
+            })?;
+            Content::Command(command)
+        }
+        EntryPayload::Membership(new) => {
+            let bytes = membership::encode(&new);
+            let mut memberships = lock(memberships);
+            let new = Stored::new(Some(entry.log_id), new);
+            memberships.previous = std::mem::replace(&mut memberships.current, new);
+            Content::Membership(bytes)
+        }
+    })
+}
+
+/// Entries of the log that are applied later, one after the other. It may grow until its end was reached.
+struct Stretch {
+    log: LogStore,
+    memberships: Arc<Mutex<Memberships>>,
+    reach: Mutex<Reach>,
+}
+
+/// How far a stretch was read, and how far it goes.
+struct Reach {
+    next: u64,
+    last: u64,
+    over: bool,
+}
+
+impl Stretch {
+    /// Whether the entries up to `last` are applied with it; not if it is over.
+    fn extend(&self, last: u64) -> bool {
+        let mut reach = lock(&self.reach);
+        if !reach.over {
+            reach.last = last;
+        }
+        !reach.over
+    }
+}
+
+impl Later for Stretch {
+    fn next(&self) -> Result<Vec<Job>, String> {
+        let (next, last) = {
+            let mut reach = lock(&self.reach);
+            reach.over = reach.next > reach.last;
+            (reach.next, reach.last)
+        };
+        if next > last {
+            return Ok(Vec::new());
+        }
+        let entries = self.log.some(next, last).map_err(|error| error.to_string())?;
+        let jobs = entries.into_iter().map(|entry| {
+            let id = entry_id(&entry.log_id);
+            content(entry, &self.memberships).map(|content| Job { id, content, respond: None })
+        });
+        let jobs = jobs.collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())?;
+        let reached = jobs.last().ok_or_else(|| format!("entry {next} is not in the log"))?;
+        lock(&self.reach).next = reached.id.index + 1;
+        Ok(jobs)
     }
 }
 

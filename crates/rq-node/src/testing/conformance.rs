@@ -217,15 +217,17 @@ impl StoreBuilder<TypeConfig, Orderly, Orderly, Guard> for Builder {
             metrics: Arc::new(Metrics::default()),
         };
         let applier = Arc::new(Applier::start(core, self.execution).unwrap());
+        let store = LogStore::new(log.clone(), Arc::clone(&progress), Arc::clone(&durability));
         let machine = StateMachine::new(
             Arc::clone(&applier),
-            Arc::clone(&progress),
-            Arc::clone(&durability),
+            progress,
+            durability,
+            store.clone(),
             membership::stored(None).unwrap(),
             false,
         );
         let store = Orderly {
-            log: LogStore::new(log.clone(), progress, durability),
+            log: store,
             machine: Arc::new(Mutex::new(machine)),
             directory: directory.path().to_owned(),
         };

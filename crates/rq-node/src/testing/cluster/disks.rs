@@ -203,3 +203,76 @@ async fn somebody_leads_although_no_disk_takes_anything() {
     assert_eq!(count(&node, Level::Linearizable).await, Ok(3));
     tight.cluster.close().await;
 }
+
+/// However many entries it has to apply: openraft itself waits with so many.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_whose_database_is_full_stores_and_votes_on() {
+    const ENTRIES: i64 = 1_500;
+    let mut tight = Tight::new().await;
+    let leader = (0..3).find(|number| tight.node(*number).is_leader()).expect("there is one");
+    let (full, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    let (leading, filled) = (tight.node(leader), tight.node(full));
+    let applied = filled.inner().progress.applied();
+    tight.world(full).fill_database(true);
+    for n in 2..ENTRIES {
+        insert(&leading, n).await.unwrap();
+    }
+    until("applying stalls", || filled.inner().progress.takes_nothing()).await;
+    assert!(filled.inner().progress.applied().index <= applied.index + 1);
+    // Nobody else makes a majority with the leader now.
+    tight.stop(other).await;
+    insert(&leading, ENTRIES).await.unwrap();
+    let stored = || filled.inner().metadata().last_log == leading.inner().metadata().last_log;
+    until("everything is stored", stored).await;
+    tight.world(full).fill_database(false);
+    assert_eq!(count(&filled, Level::Linearizable).await, Ok(ENTRIES));
+    insert(&filled, ENTRIES + 1).await.unwrap();
+    assert_eq!(count(&filled, Level::Linearizable).await, Ok(ENTRIES + 1));
+    let image = |node: &Node| {
+        let durability = &node.inner().machinery.durability;
+        durability.with_checkpointer(|checkpointer| checkpointer.image()).unwrap().unwrap()
+    };
+    until("both are as far", || {
+        filled.inner().progress.applied() == leading.inner().progress.applied()
+    })
+    .await;
+    assert_eq!(image(&filled).differing_pages(&image(&leading)), Vec::<usize>::new());
+    drop((filled, leading));
+    tight.cluster.close().await;
+}
+
+/// The same of one that led when its database was full, with writes under way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_former_leader_whose_database_is_full_stores_and_votes_on() {
+    const ENTRIES: i64 = 1_500;
+    let mut tight = Tight::new().await;
+    let full = (0..3).find(|number| tight.node(*number).is_leader()).expect("there is one");
+    let filled = tight.node(full);
+    tight.world(full).fill_database(true);
+    let waiting: Vec<_> = (0..20)
+        .map(|n| {
+            let node = filled.clone();
+            tokio::spawn(async move { insert(&node, -1 - n).await })
+        })
+        .collect();
+    let others: Vec<usize> = (0..3).filter(|number| *number != full).collect();
+    until("another leads", || others.iter().any(|number| tight.node(*number).is_leader())).await;
+    let leader = others.iter().copied().find(|number| tight.node(*number).is_leader());
+    let leader = leader.expect("one of the two leads");
+    let leading = tight.node(leader);
+    for n in 2..ENTRIES {
+        insert(&leading, n).await.unwrap();
+    }
+    tight.stop(others.into_iter().find(|number| *number != leader).expect("there are two")).await;
+    insert(&leading, ENTRIES).await.unwrap();
+    tight.world(full).fill_database(false);
+    for end in waiting {
+        // Whatever it is, there is one.
+        drop(tokio::time::timeout(PATIENCE, end).await.expect("it ends").unwrap());
+    }
+    let expected = count(&leading, Level::Linearizable).await.unwrap();
+    assert!(expected >= ENTRIES);
+    assert_eq!(count(&filled, Level::Linearizable).await, Ok(expected));
+    drop((filled, leading));
+    tight.cluster.close().await;
+}
