@@ -102,6 +102,9 @@ async fn disks_that_fill_together_leave_a_leader_and_reads() {
     (0..3).for_each(|number| tight.fill(number, true));
     for number in 0..3 {
         until("it is told", || !tight.node(number).status().impairments.is_empty()).await;
+    }
+    // Not before: one that has not looked yet, and was handed leadership, would take the write.
+    for number in 0..3 {
         refuses(&tight.node(number)).await;
     }
     // The first to be full may have handed over to one that was about to be.
