@@ -17,6 +17,7 @@ use serde_json::Value;
 
 /// For each package of ours, the packages of ours it may depend on. Arrows only point down.
 const EDGES: &[(&str, &[&str])] = &[
+    ("base2histogram", &[]),
     ("rq-sql", &[]),
     ("rq-storage", &[]),
     ("rq-security", &[]),
