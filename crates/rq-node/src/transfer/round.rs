@@ -7,7 +7,7 @@ use std::{collections::VecDeque, sync::atomic::Ordering, time::Duration};
 
 use bytes::Bytes;
 use rq_sqlite::{EntryId, PageReadError, PageReader, checksum_of_page};
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::Instant};
 
 use super::{
     TransferError,
@@ -23,6 +23,11 @@ const COMPARES_MAX: usize = 2;
 /// Bytes the WAL may grow by while the first round is held: few times what it grows by between two checkpoints. All of
 /// a large database is sent in that round, and it is not worth more to spare a second.
 const FIRST_WAL_GROWTH_MAX: u64 = 64 * 1024 * 1024;
+/// From then on a first round takes long, and a second one beside it little: it is held only if hardly anything is
+/// written.
+const FIRST_HOLD_TIME: Duration = Duration::from_secs(10);
+/// Bytes the WAL may grow by in such a round. Much more, and checkpoints would be tried in vain until it ends.
+const LONG_WAL_GROWTH_MAX: u64 = 4 * 1024 * 1024;
 
 /// A round and what it found.
 pub(super) struct Round {
@@ -44,8 +49,7 @@ pub(super) struct Round {
     /// The next page to be compared, or sent without.
     next: u64,
     wal_bytes_at_begin: u64,
-    /// What the WAL may grow by while this round is held.
-    wal_growth_max: u64,
+    began: Instant,
     page_size: usize,
     pending: VecDeque<Differing>,
     calls: JoinSet<Result<Called, TransferError>>,
@@ -94,7 +98,6 @@ impl Round {
         running.page_count.store(snapshot.page_count.into(), Ordering::Relaxed);
         running.pages_seen.store(0, Ordering::Relaxed);
         let page_count = snapshot.page_count;
-        let most = sending.transfers.options.wal_growth_max;
         let round = Self {
             number,
             held,
@@ -108,7 +111,7 @@ impl Round {
             comparable: if number == 1 { comparable } else { u32::MAX },
             next: 1,
             wal_bytes_at_begin: sending.wal.bytes(),
-            wal_growth_max: if number == 1 { most.min(FIRST_WAL_GROWTH_MAX) } else { most },
+            began: Instant::now(),
             page_size: usize::try_from(snapshot.page_size).expect("32 bits fit"),
             pending: VecDeque::new(),
             calls: JoinSet::new(),
@@ -156,7 +159,12 @@ impl Round {
     /// A held round lets go if the WAL grows too much, and goes on as an ordinary one.
     fn release_if_costly(&mut self, sending: &mut Sending<'_>) {
         let grown = sending.wal.bytes().saturating_sub(self.wal_bytes_at_begin);
-        if self.held && grown > self.wal_growth_max {
+        let most = match self.number {
+            1 if self.began.elapsed() > FIRST_HOLD_TIME => LONG_WAL_GROWTH_MAX,
+            1 => FIRST_WAL_GROWTH_MAX,
+            _ => u64::MAX,
+        };
+        if self.held && grown > most.min(sending.transfers.options.wal_growth_max) {
             self.held = false;
             sending.source.release();
         }

@@ -110,6 +110,33 @@ async fn the_first_round_lets_go_before_the_wal_is_large() {
     assert!(sent.rounds > 1, "{sent:?}");
 }
 
+/// On a slow link it would keep the WAL from starting over for long, and a second round costs little there.
+#[tokio::test(start_paused = true)]
+async fn a_first_round_that_takes_long_lets_go_sooner_but_not_for_nothing() {
+    let source = Arc::new(Party::new());
+    source.fill(1500);
+    let options = TransferOptions { bytes_per_second: 50_000, ..small() };
+    let mut rounds = Vec::new();
+    for writes in [false, true] {
+        let target = Party::new();
+        let wires = Wires::to(&target);
+        let writer = Arc::clone(&source);
+        wires.decide(move |number, _| {
+            if writes && number > 0 && number < 60 {
+                writer.apply(&["UPDATE t SET x = randomblob(1000) WHERE id <= 200"]);
+            }
+            Fate::Arrives
+        });
+        let began = tokio::time::Instant::now();
+        let sent = send_with(&source, &wires, options).await.unwrap();
+        check(&source, &target, &sent);
+        assert!(began.elapsed().as_secs() > 20, "{sent:?}");
+        rounds.push(sent.rounds);
+    }
+    // What was written is far less than a short round may hold.
+    assert_eq!(rounds, [1, 2]);
+}
+
 /// A disk on which everything is done.
 struct Roomy;
 
