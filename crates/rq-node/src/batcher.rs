@@ -19,6 +19,11 @@
 //! does maintenance. When one ended it that nobody could foresee, entries stay small for a while: each
 //! such request makes its whole entry run again.
 //!
+//! # Those who wait too long
+//! Until it is taken into an entry a request is its client's: it ends with its time, or when nobody wants its answer any
+//! more ([`Stake`]). A leader that is cut off has entries under way that never end; when it is known to lead no more,
+//! what waits behind them was not done, and of themselves nobody knows.
+//!
 //! # Invariants
 //! - A request is in at most one entry: nothing is ever proposed twice.
 //! - A request that fails before it is proposed was not done; one whose answer is lost afterwards is
@@ -29,7 +34,7 @@ use std::{
     hash::{BuildHasher as _, Hasher as _, RandomState},
     sync::{
         Arc, Mutex, Weak,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -93,7 +98,27 @@ struct Proposal {
     deadline: Option<Instant>,
     /// Whether it may share its entry with others.
     alone: bool,
+    stake: Stake,
     waiter: Waiter,
+}
+
+/// Decides once between a request's client and its entry: who is first to claim it has it.
+#[derive(Clone, Default)]
+struct Stake(Arc<AtomicBool>);
+
+impl Stake {
+    fn claim(&self) -> bool {
+        !self.0.swap(true, Ordering::AcqRel)
+    }
+}
+
+/// Claims for a client that waits no more.
+struct ClaimOnDrop(Stake);
+
+impl Drop for ClaimOnDrop {
+    fn drop(&mut self) {
+        self.0.claim();
+    }
 }
 
 /// Who waits for an answer, and the room in the backlog the request takes until then.
@@ -138,12 +163,15 @@ impl Batcher {
             pipeline: Arc::clone(&pipeline),
             disruptive: Arc::new(Mutex::new(Disruptive::default())),
             under_way: UnderWay::default(),
+            lost: Arc::default(),
         };
-        tokio::spawn(watch_leadership(
-            task.consensus.clone(),
-            task.under_way.clone(),
-            queue.downgrade(),
-        ));
+        let watch = Watch {
+            consensus: task.consensus.clone(),
+            pipeline: Arc::clone(&pipeline),
+            under_way: task.under_way.clone(),
+            lost: Arc::clone(&task.lost),
+        };
+        tokio::spawn(watch.run(queue.downgrade()));
         tokio::spawn(task.run());
         Self { queue, pipeline, backlog, backlog_units, enqueue_timeout }
     }
@@ -194,13 +222,27 @@ impl Batcher {
             Err(_) if patience < self.enqueue_timeout => return Err(Error::DeadlineExceeded),
             Err(_) => return Err(Error::EnqueueTimeout),
         };
-        let (answer, outcome) = oneshot::channel();
+        let (answer, mut outcome) = oneshot::channel();
         let waiter = Waiter { answer, _room: room };
-        let proposal = Proposal { item, bytes, deadline, alone, waiter };
+        let stake = ClaimOnDrop(Stake::default());
+        let proposal = Proposal { item, bytes, deadline, alone, stake: stake.0.clone(), waiter };
         // Before it can be taken out again, so that the count never falls below zero.
         self.pipeline.came();
         self.queue.send(proposal).map_err(|_| Error::ShuttingDown)?;
-        outcome.await.unwrap_or_else(|_| {
+        let ended = match deadline {
+            Some(deadline) => tokio::select! {
+                biased;
+                ended = &mut outcome => ended,
+                () = tokio::time::sleep_until(deadline) => {
+                    if stake.0.claim() {
+                        return Err(Error::DeadlineExceeded);
+                    }
+                    outcome.await
+                }
+            },
+            None => outcome.await,
+        };
+        ended.unwrap_or_else(|_| {
             Err(Error::OutcomeUnknown("the node stopped while the write was under way".to_owned()))
         })
     }
@@ -244,6 +286,10 @@ impl Pipeline {
         self.waiting.fetch_sub(requests, Ordering::Relaxed);
     }
 
+    fn is_waited_for(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+
     /// Waits until nothing is under way, or enough has come to go beside it.
     async fn place(self: &Arc<Self>) -> Place {
         loop {
@@ -273,6 +319,8 @@ struct Task {
     pipeline: Arc<Pipeline>,
     disruptive: Arc<Mutex<Disruptive>>,
     under_way: UnderWay,
+    /// Told when this node leads no more.
+    lost: Arc<Notify>,
 }
 
 impl Task {
@@ -287,10 +335,39 @@ impl Task {
                 },
             };
             // Waiting for a place lets the batch grow: this is where it adapts to the load.
-            let place = self.pipeline.place().await;
+            let Some(place) = self.place().await else {
+                self.refuse(first, &mut next);
+                continue;
+            };
             let batch = self.collect(first, &mut next);
             self.pipeline.went(batch.len());
             self.send(batch, place).await;
+        }
+    }
+
+    /// A place in the pipeline, or none if this node leads no more.
+    async fn place(&self) -> Option<Place> {
+        loop {
+            tokio::select! {
+                biased;
+                place = self.pipeline.place() => return Some(place),
+                // It may have been told long ago.
+                () = self.lost.notified() => if !self.consensus.leads() {
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Tells everybody who waits that nothing was done.
+    fn refuse(&mut self, first: Proposal, next: &mut Option<Proposal>) {
+        let rest = next.take().into_iter();
+        let waiting = std::iter::from_fn(|| self.waiting.try_recv().ok());
+        for Proposal { stake, waiter, .. } in std::iter::once(first).chain(rest).chain(waiting) {
+            self.pipeline.went(1);
+            if stake.claim() {
+                drop(waiter.answer.send(Err(Error::LeaderNotFound)));
+            }
         }
     }
 
@@ -325,7 +402,11 @@ impl Task {
         let mut requests = Vec::with_capacity(batch.len());
         let mut answers = Vec::with_capacity(batch.len());
         let mut work = None;
-        for Proposal { item, deadline, waiter, .. } in batch {
+        for Proposal { item, deadline, stake, waiter, .. } in batch {
+            if !stake.claim() {
+                // Its client was told that its time was up, or has gone.
+                continue;
+            }
             if deadline.is_some_and(|deadline| deadline <= now) {
                 // The client may have gone as well.
                 drop(waiter.answer.send(Err(Error::DeadlineExceeded)));
@@ -420,19 +501,27 @@ impl UnderWay {
 }
 
 /// A leader that is cut off keeps what it has proposed, and hears of its end only when it is back. Who waits is told
-/// when it no longer leads.
-async fn watch_leadership(
+/// when it leads no more.
+struct Watch {
     consensus: Consensus,
+    pipeline: Arc<Pipeline>,
     under_way: UnderWay,
-    end: mpsc::WeakUnboundedSender<Proposal>,
-) {
-    loop {
-        tokio::time::sleep(LEADERSHIP_INTERVAL).await;
-        if end.upgrade().is_none() {
-            return;
-        }
-        if !under_way.is_empty() && consensus.has_lost_leadership().await {
-            under_way.give_up();
+    lost: Arc<Notify>,
+}
+
+impl Watch {
+    /// Watches until the batcher ends.
+    async fn run(self, end: mpsc::WeakUnboundedSender<Proposal>) {
+        loop {
+            tokio::time::sleep(LEADERSHIP_INTERVAL).await;
+            if end.upgrade().is_none() {
+                return;
+            }
+            let anybody = self.pipeline.is_waited_for() || !self.under_way.is_empty();
+            if anybody && self.consensus.has_lost_leadership().await {
+                self.under_way.give_up();
+                self.lost.notify_one();
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod answering;
 mod backlog;
+mod cut_off;
 mod disks;
 mod engine;
 mod forming;
