@@ -496,6 +496,48 @@ fn damage_in_the_middle_of_the_log_is_reported_never_skipped() {
 }
 
 #[test]
+fn who_has_lost_log_and_database_says_so_and_does_not_wait_for_a_leader() {
+    let mut node = Node::builder().errors_expected().start();
+    node.execute(r#"["CREATE TABLE t(a)"]"#);
+    node.kill();
+    let raft = node.directory().join("raft");
+    for entry in fs::read_dir(&raft).unwrap().flatten() {
+        if entry.file_name().to_str().is_some_and(|name| name.starts_with("segment-")) {
+            fs::remove_file(entry.path()).unwrap();
+        }
+    }
+    // Nothing was written to the database itself yet.
+    for name in ["db.sqlite-wal", "db.sqlite-shm"] {
+        drop(fs::remove_file(node.directory().join(name)));
+    }
+    let sentence = refused(&node, "a log and a database that are gone");
+    assert!(sentence.contains("files of its data directory are gone"), "{sentence}");
+}
+
+#[test]
+fn a_log_that_ends_before_its_database_is_no_unfinished_write() {
+    let mut node = stopped_with_data();
+    let raft = node.directory().join("raft");
+    let path = raft.join("segment-00000000000000000001.log");
+    let mut bytes = fs::read(&path).unwrap();
+    let text = b"INSERT INTO t VALUES(9)";
+    let place = bytes.windows(text.len()).position(|window| window == text);
+    let place = place.expect("the segment holds the statement");
+    bytes[place..].fill(0);
+    fs::write(&path, bytes).unwrap();
+    node.restart();
+    let log = node.log();
+    assert!(!log.contains("nobody had been told"), "{log}");
+    let told = log.lines().find(|line| line.contains("the raft log ends at entry "));
+    assert!(told.is_some_and(|line| line.contains("the database holds entries up to ")), "{log}");
+    assert_eq!(node.value("SELECT count(*) FROM t"), 20);
+    node.execute(r#"["INSERT INTO t VALUES(20)"]"#);
+    node.kill();
+    node.restart();
+    assert_eq!(node.value("SELECT count(*) FROM t"), 21);
+}
+
+#[test]
 fn a_directory_of_a_newer_format_is_refused() {
     let mut node = Node::builder().errors_expected().start();
     assert_eq!(node.stop(), 0);

@@ -81,6 +81,7 @@ pub struct Server {
     accepting: JoinHandle<()>,
     watching: JoinHandle<()>,
     queueing: JoinHandle<()>,
+    looking: JoinHandle<()>,
 }
 
 /// Takes the port. Must be called within a tokio runtime.
@@ -134,10 +135,21 @@ impl Bound {
             )),
             watching: tokio::spawn(Arc::clone(&watch).run()),
             queueing: tokio::spawn(Worker::run(worker)),
+            looking: tokio::spawn(look_for_the_missing(Arc::clone(&service))),
             service,
             watch,
             stop_accepting,
         }
+    }
+}
+
+/// Asks the members who is there as soon as a request waits for a leader: when it is refused, that is to be known.
+async fn look_for_the_missing(service: Arc<Service>) {
+    service.slot.filled().await;
+    let Some(node) = service.slot.get() else { return };
+    loop {
+        node.leader_missed().await;
+        service.quorum.outlook(node, true);
     }
 }
 
@@ -160,7 +172,8 @@ impl Server {
         self.stop_accepting.send_replace(true);
         self.watch.advance(Stage::Leaving);
         self.service.queue.hurry();
-        let Self { service, watch, accepting, watching, mut queueing, .. } = self;
+        let Self { service, watch, accepting, watching, mut queueing, looking, .. } = self;
+        looking.abort();
         let graceful = async {
             drop(accepting.await);
             drop(tokio::time::timeout(FAREWELL_TIME, watch.all_gone()).await);

@@ -130,6 +130,14 @@ impl Node {
 impl Inner {
     async fn stand_alone(&self) -> Result<(), Error> {
         if self.consensus.is_initialized().await? {
+            if self.consensus.members().is_empty() {
+                return Err(Error::Membership(
+                    "this node has voted in a cluster before, but neither its log nor its database says in which: \
+                     files of its data directory are gone. Restore the whole directory, or start with an empty one \
+                     (with -join, if the other nodes are there)"
+                        .to_owned(),
+                ));
+            }
             return self.consensus.elect_if_alone().await;
         }
         if self.options.replica {

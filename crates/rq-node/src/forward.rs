@@ -247,6 +247,11 @@ impl Node {
         inner.change_on_leader(route, Ask::Remove(name.to_owned()), inner.remove_here(name)).await
     }
 
+    /// Waits until a request has to wait for a leader: somebody may soon want to know why there is none.
+    pub async fn leader_missed(&self) {
+        self.inner().leader_missed.notified().await;
+    }
+
     /// Hands leadership over, to the named member or to the one that is farthest; answers once it was taken.
     ///
     /// # Errors
@@ -400,6 +405,7 @@ impl Inner {
             if Instant::now() >= attempt.patience {
                 return Err(Error::LeaderNotFound);
             }
+            self.leader_missed.notify_one();
             match tokio::time::timeout_at(attempt.patience, changes.next()).await {
                 Ok(true) => {}
                 // Raft is gone: nothing will ever change.

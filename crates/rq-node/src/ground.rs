@@ -47,7 +47,7 @@ impl Ground {
             &paths.raft,
             LogOptions { execution, salts: salts(environment), ..options.log.clone() },
         )?;
-        tell_recovery(&recovery);
+        tell_log(&recovery);
         let purged = recovery.purged.map(|at| at.index);
         let path = paths.database.clone();
         // Opening it would put an empty one in its place.
@@ -57,6 +57,7 @@ impl Ground {
         let database = open_database(options, environment, &paths, &metrics)?;
         let applied = database.opened.state.applied.map(|id| id.index);
         check_reach(&path, applied, purged)?;
+        tell_cut(&recovery, applied.unwrap_or_default());
         let other_engine = find_other_engine(environment, &paths, &cluster, &log, &database)?;
         Ok(Self { cluster, paths, log, database, metrics, other_engine })
     }
@@ -126,7 +127,7 @@ fn salts(environment: &Environment) -> Salts {
     }
 }
 
-fn tell_recovery(recovery: &rq_storage::Recovery) {
+fn tell_log(recovery: &rq_storage::Recovery) {
     if recovery.first == recovery.next {
         tracing::info!(component = "store", "raft log is 0 bytes at open, no entries present");
     } else {
@@ -138,14 +139,34 @@ fn tell_recovery(recovery: &rq_storage::Recovery) {
             recovery.next - 1
         );
     }
+}
+
+/// Says what was cut off the log, and what is missing from it. The database holds nothing that was not in the log, so a
+/// log that ends before it has lost more than an unfinished write, unless a received database was just being put in place.
+fn tell_cut(recovery: &rq_storage::Recovery, applied: u64) {
+    let last = recovery.last.map_or(0, |at| at.index);
+    let is_short = last < applied;
     if let Some(torn) = &recovery.torn_tail {
+        let (bytes, path, offset) = (torn.bytes, torn.path.display(), torn.offset);
+        if is_short {
+            tracing::warn!(
+                component = "store",
+                "{bytes} bytes at the end of the raft log cannot be read and were cut off: {path} from byte {offset}"
+            );
+        } else {
+            tracing::warn!(
+                component = "store",
+                "an unfinished write of {bytes} bytes at the end of the raft log was cut off: {path} from byte \
+                 {offset}; nobody had been told that it was done"
+            );
+        }
+    }
+    if is_short {
         tracing::warn!(
             component = "store",
-            "an unfinished write of {} bytes at the end of the raft log was cut off: {} from byte {}; \
-             nobody had been told that it was done",
-            torn.bytes,
-            torn.path.display(),
-            torn.offset
+            "the raft log ends at entry {last}, the database holds entries up to {applied}: unless this node was \
+             stopped while it received a database, the log is damaged or files of it are gone, and entries behind \
+             {applied} that were acknowledged here may be missing"
         );
     }
 }

@@ -94,6 +94,8 @@ pub(crate) struct Inner {
     pub(crate) barriers: Rounds<u64>,
     pub(crate) execution: Execution,
     pub(crate) inline_reads: InlineReads,
+    /// Told when a request begins to wait for a leader.
+    pub(crate) leader_missed: tokio::sync::Notify,
     pub(crate) options: Options,
     pub(crate) node_id: String,
     pub(crate) cluster: Arc<Cluster>,
@@ -495,6 +497,7 @@ impl Inner {
             metrics,
             batcher,
             inline_reads: InlineReads::new(),
+            leader_missed: tokio::sync::Notify::new(),
             node_id: cluster.name.clone(),
             cluster,
             options,
