@@ -39,7 +39,7 @@ pub enum OpenError {
     /// The file is a database, but not one this program made.
     #[error(
         "{path} is a SQLite database that was not made by this program ({reason}); \
-         move it away, start with an empty data directory and boot or load the file through the API"
+         move it out of the data directory, where only a database of this program may lie"
     )]
     Foreign {
         /// The database file.

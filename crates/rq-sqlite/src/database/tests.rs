@@ -110,7 +110,7 @@ fn a_foreign_database_is_refused_and_left_as_it_is() {
     let before = fs::read(&options.path).unwrap();
     let error = refusal(&options);
     assert!(matches!(error, OpenError::Foreign { .. }), "{error}");
-    assert!(error.to_string().contains("boot or load"), "{error}");
+    assert!(error.to_string().contains("move it out of the data directory"), "{error}");
     assert_eq!(fs::read(&options.path).unwrap(), before);
 }
 
