@@ -26,7 +26,7 @@ use crate::{
 
 /// How long a change of the membership may take to be committed.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long an old member of a name is given to say that it is still alive.
+/// How long an old member of a name, or one that is to lead, is given to say that it is still alive.
 const ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long handing leadership over may take.
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -212,7 +212,8 @@ impl Inner {
     /// Hands leadership over, and waits until the named node leads, or without a name any other.
     ///
     /// # Errors
-    /// This node does not lead, there is nobody to lead, or nobody took over in time, or another than was named did.
+    /// This node does not lead, or there is nobody to lead: nothing was done. Nobody took over in time, or another than was
+    /// named did: [`Error::OutcomeUnknown`], because this node has given its leadership up.
     pub(crate) async fn step_down_here(&self, target: Option<&str>) -> Result<(), Error> {
         if !self.consensus.leads() {
             return Err(self.not_leader());
@@ -230,13 +231,13 @@ impl Inner {
                 if target.is_none_or(|target| leader.id == target) {
                     return Ok(());
                 }
-                return Err(Error::Membership(format!(
+                return Err(Error::OutcomeUnknown(format!(
                     "node {} did not take leadership over, node {} did",
                     to.peer.name, leader.id
                 )));
             }
             if Instant::now() >= deadline {
-                return Err(Error::Membership(format!(
+                return Err(Error::OutcomeUnknown(format!(
                     "node {} did not take leadership over in time",
                     to.peer.name
                 )));
@@ -260,10 +261,7 @@ impl Inner {
             return match named {
                 None => refuse("node not found in cluster"),
                 Some(member) if !member.voter => refuse("node does not vote"),
-                Some(member) => match self.other_engine_of(&member).await {
-                    Some(other) => refuse(&format!("node {target} cannot lead: {other}")),
-                    None => Ok(member),
-                },
+                Some(member) => self.check_successor(&member).await.map(|()| member),
             };
         }
         members.retain(|member| member.voter && member.raft_id != self.raft_id);
@@ -277,6 +275,27 @@ impl Inner {
             (answered_lately(member), member.matched)
         });
         farthest.map_or_else(|| refuse("cannot find peer"), Ok)
+    }
+
+    /// Whether a member that is to lead is there and can. One that does not answer would cost an election that another one
+    /// wins.
+    ///
+    /// # Errors
+    /// Why not.
+    async fn check_successor(&self, member: &RaftMember) -> Result<(), Error> {
+        let Peer { name, raft_addr, .. } = &member.peer;
+        let refuse =
+            |reason: &str| Err(Error::Membership(format!("node {name} cannot lead: {reason}")));
+        match self.client.metadata(raft_addr, ALIVE_TIMEOUT).await {
+            Ok(metadata) if metadata.raft_id != member.raft_id => {
+                refuse(&format!("another node answers at {raft_addr}"))
+            }
+            Ok(metadata) => match metadata.other_engine {
+                Some(other) => refuse(&other.to_string()),
+                None => Ok(()),
+            },
+            Err(error) => refuse(&format!("it does not answer: {error}")),
+        }
     }
 
     /// What a member says of its engine, if it is another one than its database's. Who has been silent is not asked.

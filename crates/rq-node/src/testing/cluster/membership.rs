@@ -9,7 +9,7 @@ use super::{
     address, join, route, simulated_node, wait_ready,
 };
 use crate::{
-    Reap,
+    EffectKnown, Reap,
     membership::MayJoin,
     service::message::{Answer, Ask, Newcomer},
     testing::simulated_runtime,
@@ -128,15 +128,32 @@ async fn who_may_let_replicas_join_cannot_touch_a_voter() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn handing_over_to_a_node_that_does_not_answer_is_not_called_done() {
+async fn leadership_is_not_given_up_for_a_node_that_does_not_answer() {
     let cluster = Cluster::of_three().await;
     let (leader, followers) = cluster.leader_and_followers().await;
     let target = followers[0];
+    let term = leader.node.status().raft.term;
     cluster.board.isolate(&address(&target.name), &cluster.addresses(), true);
-    let handed = leader.node.step_down(Some(&target.name), &route()).await;
-    assert!(matches!(handed, Err(Error::Membership(_))), "{handed:?}");
-    assert!(!target.node.is_leader());
+    let handed = leader.node.step_down(Some(&target.name), &route()).await.unwrap_err();
+    assert_eq!(handed.outcome(), EffectKnown::NotDone, "{handed}");
+    assert!(handed.to_string().contains("does not answer"), "{handed}");
+    assert!(leader.node.is_leader() && leader.node.status().raft.term == term, "nothing was done");
     cluster.board.isolate(&address(&target.name), &cluster.addresses(), false);
+    cluster.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leadership_that_was_given_up_is_never_called_not_done() {
+    let cluster = Cluster::of_three().await;
+    let (leader, followers) = cluster.leader_and_followers().await;
+    // It answers, and nobody hears that it stands.
+    let target = followers[0];
+    let others = [leader, followers[1]];
+    let pair = |other: &Member| (address(&target.name), address(&other.name));
+    cluster.board.cut_lines(&others.map(pair));
+    let handed = leader.node.step_down(Some(&target.name), &route()).await.unwrap_err();
+    assert_eq!(handed.outcome(), EffectKnown::Unknown, "{handed}");
+    assert!(!target.node.is_leader());
     cluster.close().await;
 }
 
