@@ -12,11 +12,12 @@ use openraft::{
     ChangeMembers,
     errors::{ChangeMembershipError, ClientWriteError, RaftError},
     rt::{Instant as _, WatchReceiver as _},
+    type_config::alias::LogIdOf,
 };
 use tokio::time::Instant;
 
 use super::{Peer, TypeConfig, consensus::Consensus};
-use crate::Error;
+use crate::{EffectKnown, Error};
 
 /// How often a change is tried again while another one is being finished.
 const TURN_INTERVAL: Duration = Duration::from_millis(20);
@@ -157,12 +158,42 @@ impl Consensus {
         metrics.membership_config.membership().get_joint_config().len() > 1
     }
 
-    /// Makes a change, in turn.
+    /// Makes a change, in turn. One of voters is two entries: once the first is in the log whoever leads next finishes it,
+    /// whatever becomes of the second here.
+    ///
+    /// # Errors
+    /// As [`Self::add`].
     async fn step(
         &self,
         change: ChangeMembers<u64, Peer>,
         retain: bool,
         deadline: Instant,
+    ) -> Result<(), Error> {
+        let mut before = None;
+        let made = self.try_step(change, retain, deadline, &mut before).await;
+        let has_begun = before.is_some_and(|before| before != self.membership_id());
+        match made {
+            Err(error) if has_begun && error.outcome() == EffectKnown::NotDone => {
+                Err(Error::OutcomeUnknown(format!(
+                    "the change of the membership was begun, and not finished by this node: {error}"
+                )))
+            }
+            made => made,
+        }
+    }
+
+    /// The entry that holds the membership as it is here, committed or not.
+    fn membership_id(&self) -> Option<LogIdOf<TypeConfig>> {
+        *self.metrics().borrow_watched().membership_config.log_id()
+    }
+
+    /// As [`Self::step`]; notes in `before` where the membership stood when the change was proposed first.
+    async fn try_step(
+        &self,
+        change: ChangeMembers<u64, Peer>,
+        retain: bool,
+        deadline: Instant,
+        before: &mut Option<Option<LogIdOf<TypeConfig>>>,
     ) -> Result<(), Error> {
         loop {
             // Who has removed itself leads on for a moment, and no longer has a say in who else is a member.
@@ -177,6 +208,7 @@ impl Consensus {
                 tokio::time::sleep(TURN_INTERVAL).await;
                 continue;
             }
+            before.get_or_insert_with(|| self.membership_id());
             let changing = self.raft().change_membership(change.clone(), retain);
             let changed = tokio::time::timeout_at(deadline, changing).await;
             let changed = changed.map_err(|_| {

@@ -157,6 +157,38 @@ async fn leadership_that_was_given_up_is_never_called_not_done() {
     cluster.close().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removal_that_another_leader_finishes_is_not_called_not_done() {
+    let cluster = Cluster::filled(&["a", "b", "c", "d"]).await;
+    let (leader, followers) = cluster.leader_and_followers().await;
+    let [heir, other, removed] = followers[..] else { panic!("four nodes") };
+    let late = [other, removed];
+    // The first of the two entries reaches the heir, which is no majority.
+    for member in late {
+        cluster.board.hold_entries(&address(&member.name), true);
+        member.node.inner().consensus.set_may_stand(false);
+    }
+    let removing = {
+        let (inner, name) = (leader.node.inner().clone(), removed.name.clone());
+        tokio::spawn(async move { inner.remove_here(&name).await })
+    };
+    wait_for("it is begun", || heir.node.inner().consensus.is_between_voters()).await;
+    cluster.board.isolate(&address(&leader.name), &cluster.addresses(), true);
+    for member in late {
+        cluster.board.hold_entries(&address(&member.name), false);
+    }
+    let voters = |member: &Member| {
+        let members = member.node.status().members.into_iter();
+        members.filter(|member| member.voter).count()
+    };
+    wait_for("another finishes it", || heir.node.is_leader() && voters(heir) == 3).await;
+    cluster.board.isolate(&address(&leader.name), &cluster.addresses(), false);
+    let answer = removing.await.unwrap().unwrap_err();
+    assert_eq!(answer.outcome(), EffectKnown::Unknown, "{answer}");
+    wait_for("it is done", || voters(leader) == 3).await;
+    cluster.close().await;
+}
+
 #[test]
 fn members_that_are_silent_for_too_long_are_removed_and_join_again() {
     simulated_runtime().block_on(async {
