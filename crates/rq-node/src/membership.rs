@@ -195,9 +195,18 @@ impl Inner {
         }
         let _one_at_a_time = self.joins.lock().await;
         let members = self.consensus.members();
-        let Some(member) = members.iter().find(|member| member.peer.name == name) else {
-            return Ok(());
-        };
+        match members.iter().find(|member| member.peer.name == name) {
+            Some(member) => self.remove_member(member, &members).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Removes a member. Called with `joins` held.
+    async fn remove_member(
+        &self,
+        member: &RaftMember,
+        members: &[RaftMember],
+    ) -> Result<(), Error> {
         let voters = members.iter().filter(|member| member.voter).count();
         if member.voter && voters == 1 {
             return Err(Error::Membership(
@@ -205,7 +214,7 @@ impl Inner {
             ));
         }
         self.consensus.remove(member, Instant::now() + CHANGE_TIMEOUT).await?;
-        tracing::info!(component = "store", "node {name} removed successfully");
+        tracing::info!(component = "store", "node {} removed successfully", member.peer.name);
         Ok(())
     }
 
@@ -535,7 +544,7 @@ impl Inner {
     }
 
     /// Removes members that have been silent longer than `-raft-reap-…-timeout` allows.
-    async fn reap(&self, silences: &[(RaftMember, Duration)]) {
+    pub(crate) async fn reap(&self, silences: &[(RaftMember, Duration)]) {
         for (member, silent_for) in silences {
             let limit = if member.peer.replica {
                 self.options.reap.replicas_after
@@ -546,8 +555,9 @@ impl Inner {
                 continue;
             }
             let name = &member.peer.name;
-            match self.remove_here(name).await {
-                Ok(()) => {
+            match self.remove_if_silent(member.raft_id, limit).await {
+                Ok(false) => {}
+                Ok(true) => {
                     self.metrics.nodes_reaped.add(1);
                     tracing::info!(
                         component = "store",
@@ -560,6 +570,24 @@ impl Inner {
                 }
             }
         }
+    }
+
+    /// Removes the member of this number, which was silent for longer than `limit` when it was looked at, unless it has
+    /// answered since: other changes of the membership came first, and took their time. Its name may be another
+    /// member's by now. Says whether it was removed.
+    async fn remove_if_silent(&self, raft_id: u64, limit: Duration) -> Result<bool, Error> {
+        let _one_at_a_time = self.joins.lock().await;
+        if !self.consensus.leads() {
+            return Err(self.not_leader());
+        }
+        let members = self.consensus.members();
+        let Some(member) = members.iter().find(|member| member.raft_id == raft_id) else {
+            return Ok(false);
+        };
+        if member.silent_for.is_some_and(|silent| silent < limit) {
+            return Ok(false);
+        }
+        self.remove_member(member, &members).await.map(|()| true)
     }
 }
 

@@ -11,6 +11,7 @@ use super::{
 use crate::{
     EffectKnown, Reap,
     membership::MayJoin,
+    raft::change::RaftMember,
     service::message::{Answer, Ask, Newcomer},
     testing::simulated_runtime,
 };
@@ -241,6 +242,45 @@ fn members_that_are_silent_for_too_long_are_removed_and_join_again() {
             node.shutdown().await;
         }
     });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_answers_again_or_was_replaced_meanwhile_is_not_reaped() {
+    let after = Duration::from_secs(3600);
+    let reap = Reap { voters_after: after, replicas_after: after };
+    let mut cluster = Cluster::new();
+    for (name, formation) in [("a", Formation::Alone), ("b", join(&["a"])), ("c", join(&["a"]))] {
+        let node = cluster.open_with(name, |options| options.reap = reap).await;
+        node.form(&formation).await.unwrap();
+        wait_ready(&node).await;
+    }
+    let (leader, followers) = cluster.leader_and_followers().await;
+    let (leader, lost) = (leader.node.inner().clone(), followers[0].name.clone());
+    let seen: Vec<_> = leader.consensus.members().into_iter().map(|one| (one, after * 2)).collect();
+    let ids = || -> Vec<_> { leader.consensus.members().iter().map(|one| one.raft_id).collect() };
+    let before = ids();
+    leader.reap(&seen).await;
+    assert_eq!(ids(), before, "all of them answer");
+
+    let at = cluster.members.iter().position(|member| member.name == lost).unwrap();
+    cluster.members.remove(at).node.shutdown().await;
+    // A change that comes first is under way while it is judged by what was seen before.
+    let busy = leader.joins.lock().await;
+    let reaping = {
+        let (leader, seen) = (leader.clone(), seen.clone());
+        tokio::spawn(async move { leader.reap(&seen).await })
+    };
+    let former = seen.iter().find(|(one, _)| one.peer.name == lost).unwrap().0.clone();
+    let newcomer = RaftMember { raft_id: 4242, ..former.clone() };
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    leader.consensus.remove(&former, deadline).await.unwrap();
+    leader.consensus.add(newcomer.raft_id, newcomer.peer, deadline).await.unwrap();
+    drop(busy);
+    reaping.await.unwrap();
+    let replaced = ids();
+    assert!(replaced.contains(&4242) && replaced.len() == 3, "{replaced:?}");
+    drop(leader);
+    cluster.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
