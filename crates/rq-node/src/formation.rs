@@ -6,7 +6,8 @@
 //!
 //! # New addresses
 //! A member that starts tells the other members and those it was told of where it is, and they dial it there from then on. So
-//! a majority finds itself even if all were given new addresses; then each asks the leader to store its own. And an address
+//! a majority finds itself even if all were given new addresses; then each asks the leader to store its own, and goes on to see
+//! to it (`whereabouts`). And an address
 //! that was mistyped once is forgotten when the node comes back with the right one.
 //!
 //! # Joining
@@ -77,6 +78,17 @@ pub enum Formation {
     },
 }
 
+impl Formation {
+    fn credentials(&self) -> Option<&Credentials> {
+        match self {
+            Self::Alone => None,
+            Self::Join { credentials, .. } | Self::Together { credentials, .. } => {
+                credentials.as_ref()
+            }
+        }
+    }
+}
+
 impl Node {
     /// Comes to belong to a cluster, as told. Returns once it does, or when its peers are to be waited for.
     ///
@@ -86,6 +98,7 @@ impl Node {
         let inner = self.inner();
         // Raft shows the members it knows once it runs: until then everybody looks like a node without a past.
         inner.consensus.is_initialized().await.map_err(|error| error.to_string())?;
+        inner.remember_credentials(formation.credentials());
         match formation {
             Formation::Alone => {
                 if !inner.consensus.is_alone() {
@@ -258,7 +271,7 @@ impl Inner {
 
     /// Asks at `address`, and wherever it is sent on to, but not where somebody was `silent` in this pass; gives the
     /// address of the leader that took it.
-    async fn join_at(
+    pub(crate) async fn join_at(
         &self,
         address: &str,
         credentials: Option<&Credentials>,
@@ -318,7 +331,7 @@ impl Inner {
             if self.progress.is_stopping() {
                 return Err("stopped while forming a cluster".to_owned());
             }
-            if self.consensus.leader().is_some() && !self.has_moved() {
+            if self.consensus.leader().is_some() && self.outdated_entry().is_none() {
                 return Ok(());
             }
             if self.join_quietly(addresses, credentials).await {
@@ -343,7 +356,7 @@ impl Inner {
 
     /// Tells all at these addresses that this node is here, if it is a member or would found a cluster; and the other members
     /// if it is one.
-    async fn announce(&self, addresses: &[String], credentials: Option<&Credentials>) {
+    pub(crate) async fn announce(&self, addresses: &[String], credentials: Option<&Credentials>) {
         let Ok(own) = self.newcomer().await else { return };
         if own.cluster.is_none() && !self.hear_of_itself(own.clone()) {
             // It has nothing to say: it founds nothing, and nobody knows it.
@@ -377,13 +390,6 @@ impl Inner {
 
     fn dialled(&self, raft_id: u64, peer: &Peer) -> String {
         self.cluster.address(raft_id, &peer.raft_addr)
-    }
-
-    /// Whether the membership has this node at another address.
-    fn has_moved(&self) -> bool {
-        let members = self.consensus.members();
-        let own = members.iter().find(|member| member.raft_id == self.raft_id);
-        own.is_some_and(|own| own.peer.raft_addr != self.options.raft_addr)
     }
 
     /// Another node is here: it would found a cluster, or is a member that says where it is.

@@ -42,6 +42,7 @@ mod peers;
 mod read;
 mod retirement;
 mod service;
+mod whereabouts;
 mod write;
 
 mod batcher;

@@ -24,6 +24,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rq_security::Credentials;
 use rq_sqlite::{Checkpointer, Database, LocalError, Readers, Settings, WalSize, Writer};
 use rq_storage::{Execution, Log};
 
@@ -60,6 +61,7 @@ use crate::{
     service::{Service, client::Client},
     status::Member,
     transfer::{Receiver, TransferOptions, Transfers},
+    whereabouts,
 };
 
 /// How long opening waits for a leader, so that who opens a node finds it ready.
@@ -102,6 +104,8 @@ pub(crate) struct Inner {
     /// Asks other nodes.
     pub(crate) client: Client,
     pub(crate) founding: Founding,
+    /// On whose behalf this node came to its cluster.
+    pub(crate) join_credentials: Mutex<Option<Credentials>>,
     /// Held while somebody joins or is removed.
     pub(crate) joins: tokio::sync::Mutex<()>,
     pub(crate) notices: Notices,
@@ -154,6 +158,7 @@ impl Node {
         tokio::spawn(observer::observe(Arc::downgrade(&inner)));
         tokio::spawn(membership::keep(Arc::downgrade(&inner)));
         tokio::spawn(disk_watch::watch(Arc::downgrade(&inner)));
+        tokio::spawn(whereabouts::watch(Arc::downgrade(&inner)));
         inner.network.listen(Some(Arc::new(Service::new(&inner, answers, receiver))));
         Ok(Self { inner })
     }
@@ -482,6 +487,7 @@ impl Inner {
             client: Client::new(Arc::clone(&network), Arc::clone(&cluster)),
             network,
             founding: Founding::default(),
+            join_credentials: Mutex::default(),
             joins: tokio::sync::Mutex::default(),
             notices: Notices::default(),
             transfers,

@@ -94,7 +94,7 @@ impl Inner {
     }
 
     /// Writes this node's addresses into the membership, if it leads and they differ from what stands there.
-    async fn refresh_addresses(&self) {
+    pub(crate) async fn refresh_addresses(&self) {
         let members = self.consensus.members();
         let Some(own) = members.iter().find(|member| member.raft_id == self.raft_id) else {
             return;

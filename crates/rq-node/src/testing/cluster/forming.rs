@@ -5,7 +5,7 @@ use super::{
     simulated_node, wait_ready,
 };
 use crate::{
-    raft::{answer::admit, wire::Header},
+    raft::{Peer, answer::admit, wire::Header},
     service::message::Newcomer,
     testing::simulated_runtime,
 };
@@ -258,4 +258,67 @@ fn a_node_that_only_joins_is_no_founder() {
             node.shutdown().await;
         }
     });
+}
+
+#[test]
+fn a_member_that_is_dialled_where_it_is_not_says_so_until_it_is_found() {
+    simulated_runtime().block_on(async {
+        let board = Switchboard::default();
+        let names = ["a", "b", "c"];
+        let directories = names.map(|_| TempDir::new().unwrap());
+        let mut nodes = Vec::new();
+        for (name, directory) in names.into_iter().zip(&directories) {
+            let node = simulated_node(&board, directory, name, |_| {}).await;
+            let formation = if name == "a" { Formation::Alone } else { together(&names, 3) };
+            node.form(&formation).await.unwrap();
+            wait_ready(&node).await;
+            nodes.push(node);
+        }
+        let lost = nodes[2].clone();
+        let stored = |node: &Node| -> Vec<_> {
+            let members = node.status().members.into_iter();
+            members.filter(|member| member.id == "c").map(|c| (c.raft_addr, c.api_url)).collect()
+        };
+        let right = vec![(address("c"), "http://c:4001".to_owned())];
+        for (raft_addr, api_url) in
+            [("elsewhere:4002", "http://c:4001"), ("c:4002", "http://elsewhere:4001")]
+        {
+            let leader = nodes.iter().find(|node| node.is_leader()).expect("somebody leads");
+            let peer = Peer {
+                raft_addr: raft_addr.to_owned(),
+                api_url: api_url.to_owned(),
+                ..lost.inner().own_peer()
+            };
+            let deadline = tokio::time::Instant::now() + PATIENCE;
+            let id = lost.inner().raft_id;
+            leader.inner().consensus.readdress(id, peer, deadline).await.unwrap();
+            // Whoever leads next knows no more than what is stored.
+            leader.step_down(None, &super::route()).await.unwrap();
+            let found = async {
+                while nodes.iter().any(|node| stored(node) != right || !node.is_ready()) {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            };
+            tokio::time::timeout(PATIENCE, found).await.expect("it is found");
+        }
+        drop(lost);
+        for node in nodes {
+            node.shutdown().await;
+        }
+    });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_was_removed_while_it_was_away_does_not_come_back_by_itself() {
+    let cluster = Cluster::of_three().await;
+    let leader = cluster.leader().await;
+    let gone = cluster.members.iter().find(|member| !member.node.is_leader()).unwrap();
+    cluster.board.isolate(&address(&gone.name), &cluster.addresses(), true);
+    leader.node.remove(&gone.name, &super::route()).await.unwrap();
+    cluster.board.isolate(&address(&gone.name), &cluster.addresses(), false);
+    // Longer than the time between two looks.
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    assert_eq!(leader.node.status().members.len(), 2);
+    assert!(gone.node.leader().is_none());
+    cluster.close().await;
 }
