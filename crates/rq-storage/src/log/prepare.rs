@@ -51,8 +51,8 @@ enum Slot {
     Working,
     /// It is made.
     Ready(Prepared),
-    /// It could not be made; the number is free again.
-    Failed(u64, Error),
+    /// It could not be made; the number is free again. Nothing is lost by that: it is tried once more when it is needed.
+    Failed(u64),
     /// The log is closed.
     Stopped,
 }
@@ -70,15 +70,15 @@ impl Preparer {
         match *slot {
             Slot::Stopped => return,
             Slot::Idle => *slot = Slot::Wanted(number),
-            Slot::Wanted(_) | Slot::Working | Slot::Ready(_) | Slot::Failed(..) => {
+            Slot::Wanted(_) | Slot::Working | Slot::Ready(_) | Slot::Failed(_) => {
                 panic!("one segment is prepared at a time")
             }
         }
         self.changed.notify_all();
     }
 
-    /// Takes the segment asked for, or makes one with `number` if none was. Every error but a full
-    /// disk is final.
+    /// Takes the segment asked for, or makes it if the helper could not, or one with `number` if none was asked for.
+    /// Every error but a full disk is final.
     pub(super) fn take(&self, number: u64) -> Result<Prepared, Error> {
         let mut slot = self.lock();
         while matches!(*slot, Slot::Working) {
@@ -86,9 +86,7 @@ impl Preparer {
         }
         let number = match std::mem::replace(&mut *slot, Slot::Idle) {
             Slot::Ready(prepared) => return Ok(prepared),
-            Slot::Failed(number, error) if error.is_disk_full() => number,
-            Slot::Failed(_, error) => return Err(error),
-            Slot::Wanted(number) => number,
+            Slot::Failed(number) | Slot::Wanted(number) => number,
             Slot::Stopped => {
                 *slot = Slot::Stopped;
                 number
@@ -127,7 +125,10 @@ impl Preparer {
         if !matches!(*slot, Slot::Stopped) {
             *slot = match made {
                 Ok(prepared) => Slot::Ready(prepared),
-                Err(error) => Slot::Failed(number, error),
+                Err(error) => {
+                    tracing::warn!("the next segment of the log cannot be made ready: {error}");
+                    Slot::Failed(number)
+                }
             };
         }
         self.changed.notify_all();

@@ -477,6 +477,8 @@ impl Story {
             self.resume(machine);
             machine.disks.world.disarm_unless_stopped();
         }
+        // Who was paused sees only now what has become of it.
+        tokio::time::sleep(Duration::from_millis(100)).await;
         for position in 0..self.machines.len() {
             if self.machines[position].trouble().is_some() {
                 self.stop(position, false).await;

@@ -207,3 +207,26 @@ fn a_segment_that_cannot_be_prepared_for_another_reason_ends_the_log() {
     assert!(matches!(answer, Some(Err(Error::NoPermission { .. }))), "{answer:?}");
     assert_eq!(log.health(), Health::Failed);
 }
+
+#[test]
+fn a_segment_that_could_not_be_made_ready_is_made_when_it_is_needed() {
+    let root = tempfile::tempdir().unwrap();
+    let broken = Arc::new(AtomicBool::new(false));
+    let is_broken = Arc::clone(&broken);
+    let hook = Hook(move |operation: &Operation<'_>| {
+        if creates_segment(operation) && is_broken.swap(false, Ordering::SeqCst) {
+            Verdict::Fail(io::ErrorKind::PermissionDenied)
+        } else {
+            Verdict::Proceed
+        }
+    });
+    let files = Arc::new(FaultFiles::new(Arc::new(hook)));
+    broken.store(true, Ordering::SeqCst);
+    let (log, _) = open_inline(&files, root.path());
+    assert!(!broken.load(Ordering::SeqCst), "the first could not be made ready");
+    let (answer, done) = keep();
+    log.append(records(0..60, 1, 300), done).unwrap();
+    assert!(matches!(answer.lock().unwrap().take(), Some(Ok(()))));
+    assert_eq!(log.health(), Health::Working);
+    assert_eq!(all(&log), records(0..60, 1, 300));
+}
