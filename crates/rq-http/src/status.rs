@@ -283,6 +283,10 @@ fn impairment(impairment: &Impairment) -> String {
             format!("entry {index} could not be applied and is tried again: {reason}")
         }
         Impairment::OtherEngine(other) => other.to_string(),
+        Impairment::LogGrows { bytes, max } => format!(
+            "the log has {bytes} bytes, {max} are allowed, and it cannot be purged while nothing is applied: it grows until \
+             the disk is full"
+        ),
         Impairment::Stopped { reason } => {
             format!("the node has stopped and must be restarted: {reason}")
         }

@@ -6,7 +6,7 @@
 //! | it | how |
 //! |---|---|
 //! | votes | as ever |
-//! | stores and acknowledges entries | as ever; its log is not purged, and grows until the right program runs or the disk is full |
+//! | stores and acknowledges entries | as ever; its log is not purged, and grows until the right program runs or the disk is full; beyond the bytes it should have there are a warning and an impairment |
 //! | does not stand for election | `Consensus`; nor does it take leadership over when asked, and others know |
 //! | applies nothing | `raft::state_machine` passes entries over: the applied index stands, the file stays as it is |
 //! | installs no database | `raft::landing` refuses it before it is sent |

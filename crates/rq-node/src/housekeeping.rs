@@ -146,6 +146,8 @@ struct Task {
     next_snapshot_look: tokio::time::Instant,
     vacuum: Interval,
     optimize: Interval,
+    /// The bytes of a log that cannot be purged from which on there is another warning.
+    next_warning_bytes: u64,
     /// What the threads would do, where there are none.
     inline: Option<(Checkpoints, Disk)>,
 }
@@ -158,6 +160,7 @@ impl Task {
             next_snapshot_look: now + inner.options.snapshots.interval,
             vacuum: Interval::new(inner.options.auto_vacuum_interval, now),
             optimize: Interval::new(inner.options.auto_optimize_interval, now),
+            next_warning_bytes: 0,
             inline: (inner.execution == Execution::Inline)
                 .then(|| (Checkpoints::new(inner), Disk::new(inner))),
         }
@@ -175,9 +178,28 @@ impl Task {
                 checkpoints.look_after();
             }
             inner.receiver.discard(ABANDONED_AFTER).await;
+            self.warn_of_endless_log(&inner);
             self.snapshot_if_due(&inner).await;
             self.maintain_if_due(&inner).await;
         }
+    }
+
+    /// Warns when the log begins to grow without an end, and each time that it has doubled since.
+    fn warn_of_endless_log(&mut self, inner: &Inner) {
+        let Some(bytes) = inner.endless_log_bytes() else {
+            self.next_warning_bytes = 0;
+            return;
+        };
+        if bytes < self.next_warning_bytes {
+            return;
+        }
+        self.next_warning_bytes = bytes.saturating_mul(2);
+        tracing::warn!(
+            component = "store",
+            "the log has {bytes} bytes, {} are allowed, and it cannot be purged while nothing is applied here: it grows \
+             until the disk is full",
+            self.snapshots.log_bytes_max
+        );
     }
 
     async fn snapshot_if_due(&mut self, inner: &Inner) {
@@ -288,6 +310,13 @@ impl Inner {
         self.metrics.snapshots.add(1);
         self.metrics.snapshot_create_duration.set(milliseconds(began.elapsed()));
         Ok(true)
+    }
+
+    /// The bytes of the log, if it is longer than it should be and cannot be purged, because nothing is applied.
+    pub(crate) fn endless_log_bytes(&self) -> Option<u64> {
+        let bytes = self.log.state().bytes_on_disk;
+        (bytes > self.options.snapshots.log_bytes_max && self.progress.applies_nothing())
+            .then_some(bytes)
     }
 
     /// Whether the log has grown to twice what it is to hold.

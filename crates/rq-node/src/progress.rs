@@ -329,7 +329,12 @@ impl Progress {
         lock(&self.health).disk = disk;
     }
 
-    /// Everything that is wrong at the moment.
+    /// Whether nothing is applied at the moment, so that nothing more of the log may be purged.
+    pub(crate) fn applies_nothing(&self) -> bool {
+        self.other_engine.is_some() || lock(&self.health).apply_stalled.is_some()
+    }
+
+    /// What is wrong at the moment with everything but the length of the log.
     pub(crate) fn impairments(&self) -> Vec<Impairment> {
         let mut found = Vec::new();
         let free = self.free_bytes.load(Ordering::Relaxed);

@@ -6,7 +6,8 @@ use rq_sql::{Statement, Value};
 use rq_sqlite::{Query, QueryEnd};
 
 use crate::{
-    CounterMaps, DatabaseStatus, Member, RaftStatus, SettingsStatus, Status, TransferStatus,
+    CounterMaps, DatabaseStatus, Impairment, Member, RaftStatus, SettingsStatus, Status,
+    TransferStatus,
     node::{Inner, Node},
     raft::consensus::View,
     read::Collected,
@@ -36,7 +37,7 @@ impl Node {
             member: own.cloned().unwrap_or_else(|| inner.own_member()),
             role: view.role,
             ready: inner.is_ready(),
-            impairments: inner.progress.impairments(),
+            impairments: inner.impairments(),
             transfers: inner.transfer_status(),
             raft: inner.raft_status(&view),
             database: inner.database_status(),
@@ -64,6 +65,16 @@ impl Node {
 }
 
 impl Inner {
+    /// Everything that is wrong at the moment.
+    fn impairments(&self) -> Vec<Impairment> {
+        let mut found = self.progress.impairments();
+        found.extend(self.endless_log_bytes().map(|bytes| Impairment::LogGrows {
+            bytes,
+            max: self.options.snapshots.log_bytes_max,
+        }));
+        found
+    }
+
     fn own_member(&self) -> Member {
         Member {
             id: self.node_id.clone(),

@@ -51,6 +51,14 @@ pub enum Impairment {
     },
     /// The program computes another engine epoch than the database belongs to: another program must be started.
     OtherEngine(OtherEngine),
+    /// The log is longer than it should be and cannot be purged, because nothing is applied (another of these says why); it
+    /// grows until the disk is full.
+    LogGrows {
+        /// Its bytes.
+        bytes: u64,
+        /// The bytes it should have at most (`-limit-log-bytes`).
+        max: u64,
+    },
     /// The node has stopped for good; the process must be restarted.
     Stopped {
         /// What failed.

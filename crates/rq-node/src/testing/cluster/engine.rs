@@ -209,3 +209,46 @@ async fn a_node_of_another_engine_epoch_takes_no_database_and_is_not_pestered() 
     cluster.assert_equal().await;
     cluster.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_of_another_engine_epoch_says_that_its_log_has_no_bound() {
+    const ALLOWED: u64 = 128 << 10;
+    let (mut cluster, Parts { other, .. }) = of_three().await;
+    let Stopped { directory, name } = cluster.stop(&other).await;
+    let mut options = Cluster::node_options(&directory, &name);
+    options.log.segment_bytes = 64 << 10;
+    options.snapshots.log_bytes_max = ALLOWED;
+    let right = cluster.environment(&name);
+    let environment = Environment { engine_epoch: OTHER.program, ..right };
+    let node = Node::open(options, environment).await.unwrap();
+    node.form(&Formation::Alone).await.unwrap();
+    let node = cluster.put_back(node, Stopped { directory, name });
+    let growing = || {
+        let impairments = node.status().impairments.into_iter();
+        let log = impairments.filter_map(|impairment| match impairment {
+            Impairment::LogGrows { bytes, max } => Some((bytes, max)),
+            _ => None,
+        });
+        log.collect::<Vec<_>>()
+    };
+    until("it follows", || node.leader().is_some()).await;
+    assert_eq!(growing(), []);
+    let leading = cluster.leader().await.node.clone();
+    let mut number = 1_u64;
+    for n in 10..60 {
+        // What can be compressed would not make it longer.
+        let text = (0..800).map(|_| {
+            number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            format!("{number:x}")
+        });
+        let text: String = text.collect();
+        let insert = format!("INSERT INTO t VALUES ({n} + 0 * length('{text}'))");
+        leading.execute(write(&[&insert])).await.unwrap();
+    }
+    until("it says so", || growing().iter().any(|(bytes, max)| bytes > max && *max == ALLOWED))
+        .await;
+    let status = leading.status().impairments;
+    assert_eq!(status, [], "the others apply, and purge");
+    drop((node, leading));
+    cluster.close().await;
+}
