@@ -71,6 +71,7 @@ async fn who_may_let_replicas_join_cannot_touch_a_voter() {
     let place = TempDir::new().unwrap();
     let file = place.path().join("users.json");
     let text = r#"[{"username": "all", "password": "p", "perms": ["all"]},
+        {"username": "plain", "password": "p", "perms": ["join"]},
         {"username": "old", "password": "p", "perms": ["join-read-only"]},
         {"username": "new", "password": "p", "perms": ["join-read-replica"]}]"#;
     fs::write(&file, text).unwrap();
@@ -117,6 +118,10 @@ async fn who_may_let_replicas_join_cannot_touch_a_voter() {
         let replica = Newcomer { raft_id: if who == "old" { 4 } else { 5 }, ..replica };
         assert!(matches!(ask(who, &replica).await, Ok(Answer::Joined { .. })), "{who}");
     }
+    let replica = Newcomer { name: "plain".to_owned(), raft_id: 6, ..empty.clone() };
+    let replica = Newcomer { raft_addr: address("plain"), ..replica };
+    let joined = ask("plain", &replica).await;
+    assert!(matches!(joined, Ok(Answer::Joined { .. })), "who may add voters may add less");
     let renamed = Newcomer { name: "d".to_owned(), raft_addr: address("d"), ..own };
     assert!(
         matches!(ask("all", &renamed).await, Err(Error::Membership(_))),
