@@ -30,7 +30,8 @@ pub struct Entry {
     /// The status of an HTTP answer that fails with it as a whole. Failures of single statements,
     /// and those the compatible API reports in a JSON body, come with 200.
     pub status: u16,
-    /// What is known about the effect.
+    /// What is known about the effect of the statement, or of the request that fails as a whole. Of a request
+    /// whose other statements may stand without it less is known.
     pub outcome: Outcome,
     /// Whether the same request may well succeed a moment later.
     pub is_retryable: bool,
@@ -175,7 +176,7 @@ impl Code {
         self.header_value_with(self.outcome())
     }
 
-    /// The same, where more is known about the outcome than the table says.
+    /// The same, where more or less is known about the outcome than the table says.
     pub fn header_value_with(self, outcome: Outcome) -> String {
         format!("{}; outcome={outcome}", self.name())
     }
@@ -200,7 +201,7 @@ impl From<ErrorKind> for Code {
     fn from(kind: ErrorKind) -> Self {
         match kind {
             ErrorKind::Sql => Self::SqlError,
-            ErrorKind::Constraint => Self::ConstraintViolation,
+            ErrorKind::Constraint | ErrorKind::ConstraintKept => Self::ConstraintViolation,
             ErrorKind::NotAuthorized => Self::NotAuthorizedStatement,
             ErrorKind::ReadOnly => Self::ReadOnly,
             ErrorKind::Parameters => Self::BadParameters,

@@ -7,7 +7,7 @@ use crate::{
     error,
     queue::Ticket,
     respond::Reply,
-    results::{self, Done, Kind},
+    results::{self, Done, Kind, Unit},
     service::Call,
     statements,
 };
@@ -33,6 +33,7 @@ pub(crate) async fn execute(call: &mut Call<'_>) -> Reply {
     if statements.is_empty() {
         return results::reply(call, results, Done::nothing());
     }
+    let unit = Unit::of(call.params.transaction, &statements);
     let write = Write {
         statements,
         transaction: call.params.transaction,
@@ -43,7 +44,7 @@ pub(crate) async fn execute(call: &mut Call<'_>) -> Reply {
             for result in &written.results {
                 result.outcome.replay(result.elapsed, &mut results);
             }
-            results::reply(call, results, written.into())
+            results::reply(call, results, Done::written(written, unit))
         }
         Err(error) => error::in_json(call, &error),
     }

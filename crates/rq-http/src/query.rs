@@ -10,7 +10,7 @@ use rq_sql::Statement;
 use crate::{
     error,
     respond::Reply,
-    results::{self, Done, Kind},
+    results::{self, Done, Kind, Unit},
     service::Call,
     statements,
 };
@@ -40,7 +40,7 @@ pub(crate) async fn query(call: &mut Call<'_>) -> Reply {
         call.params.linearizable_timeout.positive().unwrap_or(Duration::ZERO);
     let read = read(call, statements, linearizable_timeout);
     match node.query_routed(read, results, &call.route()).await {
-        Ok((results, served)) => results::reply(call, results, served.into()),
+        Ok((results, served)) => results::reply(call, results, Done::served(served, Unit::Reads)),
         Err(error) => error::in_json(call, &error),
     }
 }

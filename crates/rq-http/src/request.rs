@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::{
     error, query,
     respond::Reply,
-    results::{self, Done, Kind},
+    results::{self, Done, Kind, Unit},
     service::Call,
     statements,
 };
@@ -30,9 +30,10 @@ pub(crate) async fn request(call: &mut Call<'_>) -> Reply {
     if statements.is_empty() {
         return results::reply(call, results, Done::nothing());
     }
+    let unit = Unit::of(call.params.transaction, &statements);
     let read = query::read(call, statements, LINEARIZABLE_TIMEOUT);
     match node.request_routed(read, results, &call.route()).await {
-        Ok((results, served)) => results::reply(call, results, served.into()),
+        Ok((results, served)) => results::reply(call, results, Done::served(served, unit)),
         Err(error) => error::in_json(call, &error),
     }
 }

@@ -1,11 +1,12 @@
 //! Encoders of results, as a request asks for them, and the replies made of them.
 
 use rq_api::{
-    error::Outcome,
+    error::{Code, Outcome},
     results::{Envelope, Limits, Options, Results},
 };
 
 use rq_node::{Level, Served, Written};
+use rq_sql::Statement;
 
 use crate::{
     error,
@@ -31,26 +32,75 @@ pub(crate) struct Done {
     pub(crate) by: ServedBy,
     /// The read level really used; `None` where nothing was read.
     pub(crate) level: Option<Level>,
+    /// How its statements hang together.
+    pub(crate) unit: Unit,
+}
+
+/// What of a request stands when a statement of it fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unit {
+    /// Nothing: it only reads.
+    Reads,
+    /// Nothing: it is one transaction.
+    Whole,
+    /// The other strings, each of which is one statement.
+    Strings,
+    /// The other statements, also those of the same string.
+    Statements,
+}
+
+impl Unit {
+    /// That of a request that may write.
+    pub(crate) fn of(transaction: bool, statements: &[Statement]) -> Self {
+        let has_several = |statement: &Statement| {
+            // Most texts need not be cut up to see that.
+            let text = statement.sql.trim_end_matches([';', ' ', '\n']);
+            text.contains(';')
+                && rq_sql::split::statements(text).filter(|piece| !piece.is_empty).nth(1).is_some()
+        };
+        if transaction {
+            Self::Whole
+        } else if statements.iter().any(has_several) {
+            Self::Statements
+        } else {
+            Self::Strings
+        }
+    }
 }
 
 impl Done {
     /// Nothing was asked for.
     pub(crate) fn nothing() -> Self {
-        Self { index: None, by: ServedBy::ThisNode, level: None }
+        Self { index: None, by: ServedBy::ThisNode, level: None, unit: Unit::Reads }
     }
 }
 
-impl From<Written> for Done {
-    fn from(written: Written) -> Self {
-        Self { index: Some(written.index), by: written.served_by.into(), level: None }
+impl Done {
+    /// Of a write.
+    pub(crate) fn written(written: Written, unit: Unit) -> Self {
+        Self { index: Some(written.index), by: written.served_by.into(), level: None, unit }
     }
-}
 
-impl From<Served> for Done {
-    fn from(served: Served) -> Self {
+    /// Of a read, or of a request that may also have written.
+    pub(crate) fn served(served: Served, unit: Unit) -> Self {
         // What went through the log saw everything before it, whatever was asked for.
         let level = if served.index.is_some() { Level::Strong } else { served.level };
-        Self { index: served.index, by: served.served_by.into(), level: Some(level) }
+        Self { index: served.index, by: served.served_by.into(), level: Some(level), unit }
+    }
+
+    /// What is known about the effect of the request, of which a statement failed with `code`. `has_effect` is
+    /// whether another one, or even this one, may have had its effect for all that its result says.
+    fn outcome(&self, code: Code, has_effect: bool) -> Outcome {
+        // What never went through the log had no effect, whatever its code says in general.
+        if self.index.is_none() {
+            return Outcome::NotDone;
+        }
+        match self.unit {
+            Unit::Reads => Outcome::NotDone,
+            Unit::Whole => code.outcome(),
+            Unit::Strings if !has_effect => code.outcome(),
+            Unit::Strings | Unit::Statements => Outcome::Unknown,
+        }
     }
 }
 
@@ -76,21 +126,18 @@ pub(crate) fn encoder(call: &Call<'_>, kind: Kind) -> Results {
 
 /// The reply that holds the results.
 pub(crate) fn reply(call: &Call<'_>, results: Results, done: Done) -> Reply {
-    let Done { index, by, level } = done;
     let envelope = Envelope {
         elapsed: Some(call.began.elapsed()),
-        raft_index: index.filter(|_| call.params.raft_index),
+        raft_index: done.index.filter(|_| call.params.raft_index),
         ..Envelope::default()
     };
     match results.finish(&envelope) {
         Ok(answer) => Reply {
-            // What never went through the log had no effect, whatever its code says in general.
-            error: answer.code.map(|code| match index {
-                None => code.header_value_with(Outcome::NotDone),
-                Some(_) => code.header_value(),
-            }),
-            level,
-            ..Reply::json(answer.body).served(by)
+            error: answer
+                .code
+                .map(|code| code.header_value_with(done.outcome(code, answer.has_effect))),
+            level: done.level,
+            ..Reply::json(answer.body).served(done.by)
         },
         Err(unrepresentable) => error::unrepresentable_reply(&unrepresentable.to_string()),
     }

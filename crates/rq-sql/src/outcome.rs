@@ -74,6 +74,8 @@ pub enum ErrorKind {
     Sql,
     /// A constraint: UNIQUE, NOT NULL, CHECK, FOREIGN KEY, RAISE, datatype of a STRICT table.
     Constraint,
+    /// The same, of a statement that had changed something before: with the conflict policy FAIL that stands.
+    ConstraintKept,
     /// The statement is not allowed here (authorizer, allow-list of PRAGMAs, temp objects, ATTACH).
     NotAuthorized,
     /// A write was found on a read endpoint.
@@ -96,6 +98,13 @@ pub enum ErrorKind {
     TooBig,
     /// Anything else SQLite reported.
     Other,
+}
+
+impl ErrorKind {
+    /// Whether a statement that failed so may have had an effect nevertheless.
+    pub fn may_keep_effect(self) -> bool {
+        matches!(self, Self::ConstraintKept | Self::ResultTooLarge | Self::Value)
+    }
 }
 
 impl fmt::Display for SqlError {

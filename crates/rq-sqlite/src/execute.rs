@@ -284,6 +284,7 @@ impl<'a> Execution<'a> {
             self.session.warm_virtual_tables();
         }
         self.session.begin_steps(prepared, self.steps_left)?;
+        let changes_before = self.session.connection().total_changes();
         // Counted in pages of the usual size, whatever the database's is.
         let spill = Allowance::of(budget.pages.saturating_mul(SPILL_PAGE_BYTES));
         let draws = self.session.determine_draws();
@@ -311,6 +312,7 @@ impl<'a> Execution<'a> {
                 steps_exceeded: seen.steps_exceeded,
                 steps_used: seen.steps_used,
                 disk_is_full: disk_full::refused_writes() != refused_writes,
+                has_changed: self.session.connection().total_changes() != changes_before,
                 origin,
             },
         };
@@ -332,7 +334,8 @@ impl<'a> Execution<'a> {
 
     /// Decides what a failed step is: a result, a reason to begin again, or a failure of this node.
     fn failed(&mut self, failure: Failure, ordinal: usize) -> Result<Ran, Stop> {
-        let Failure { error, refusal, steps_exceeded, steps_used, disk_is_full, origin } = failure;
+        let Failure { error, refusal, steps_exceeded, steps_used, .. } = failure;
+        let Failure { disk_is_full, has_changed, origin, .. } = failure;
         let budget = self.settings.budget;
         let primary = error.primary();
         let ends_transaction = !self.session.is_in_transaction();
@@ -360,7 +363,11 @@ impl<'a> Execution<'a> {
             self.plan.add_culprit(self.number, culprit);
             return Err(Stop::Again);
         }
-        Ok(Err(result))
+        let kind = match result.kind {
+            ErrorKind::Constraint if has_changed => ErrorKind::ConstraintKept,
+            kind => kind,
+        };
+        Ok(Err(SqlError { kind, ..result }))
     }
 
     /// The failure an earlier attempt recorded for a statement that ended the whole transaction.
@@ -414,6 +421,8 @@ struct Failure {
     steps_exceeded: bool,
     steps_used: u64,
     disk_is_full: bool,
+    /// Rows were changed and may still be. (SQLite also counts what triggers did before it was undone.)
+    has_changed: bool,
     origin: Origin,
 }
 

@@ -70,6 +70,9 @@ pub struct Answer {
     /// The code of the first result that failed, or that held an infinite number. The code of an
     /// error of the request as a whole is known to the caller.
     pub code: Option<Code>,
+    /// Whether a statement among them may have had an effect of its own: one that gave no error, or an error that
+    /// leaves it as it is.
+    pub has_effect: bool,
 }
 
 /// The whole answer fails, because a number is infinite. Displays as the text of the 500 answer.
@@ -97,6 +100,7 @@ pub struct Results {
     infinity: Option<Unrepresentable>,
     failure: Option<Unrepresentable>,
     code: Option<Code>,
+    has_effect: bool,
 }
 
 /// Most answers fit in this, so most need only one allocation.
@@ -119,6 +123,7 @@ impl Results {
             infinity: None,
             failure: None,
             code: None,
+            has_effect: false,
         }
     }
 
@@ -155,7 +160,11 @@ impl Results {
             json::write_unsigned(&mut self.out, index);
         }
         self.out.push(b'}');
-        Ok(Answer { body: json::finish(self.out, self.options.pretty), code: self.code })
+        Ok(Answer {
+            body: json::finish(self.out, self.options.pretty),
+            code: self.code,
+            has_effect: self.has_effect,
+        })
     }
 
     fn begin_result(&mut self) {
@@ -415,6 +424,11 @@ impl ResultSink for Results {
     }
 
     fn end(&mut self, end: End, elapsed: Duration) {
+        self.has_effect |= match &end {
+            End::Error(error) => error.kind.may_keep_effect(),
+            End::Empty => false,
+            End::Done { .. } | End::Rows => true,
+        };
         match end {
             End::Rows if self.rows.is_some() => {
                 self.end_rows(elapsed);
@@ -448,5 +462,6 @@ impl ResultSink for Results {
         self.infinity = None;
         self.failure = None;
         self.code = None;
+        self.has_effect = false;
     }
 }

@@ -682,7 +682,7 @@ impl TryFrom<RowsMessage> for Rows {
 }
 
 /// Every kind of failing statement and its number. A number nobody knows is a newer node's.
-const KINDS: [(ErrorKind, u32); 13] = [
+const KINDS: [(ErrorKind, u32); 14] = [
     (ErrorKind::Sql, 1),
     (ErrorKind::Constraint, 2),
     (ErrorKind::NotAuthorized, 3),
@@ -696,6 +696,7 @@ const KINDS: [(ErrorKind, u32); 13] = [
     (ErrorKind::Transaction, 11),
     (ErrorKind::TooBig, 12),
     (ErrorKind::Other, 13),
+    (ErrorKind::ConstraintKept, 14),
 ];
 
 fn write_kind(kind: ErrorKind) -> u32 {
