@@ -107,6 +107,21 @@ pub(crate) fn in_json(call: &Call<'_>, error: &Error) -> Reply {
     with_error(call.service, Reply::json(body), error)
 }
 
+/// The answer to a queued write whose transaction was undone because a statement failed.
+pub(crate) fn undone_in_json(call: &Call<'_>, error: &SqlError) -> Reply {
+    let options = Options { pretty: call.params.pretty, ..Options::default() };
+    let envelope = Envelope { error: Some(&error.message), ..Envelope::default() };
+    let results = Results::new(options, rq_api::results::Limits::default());
+    match results.finish(&envelope) {
+        Ok(answer) => Reply {
+            error: Some(Code::from(error.kind).header_value_with(Outcome::NotDone)),
+            ..Reply::json(answer.body)
+        },
+        // There are no results, so no infinite ones.
+        Err(unrepresentable) => unrepresentable_reply(&unrepresentable.to_string()),
+    }
+}
+
 /// The answer of other endpoints to a failure: a text error with `prefix` before the message.
 pub(crate) fn in_text(call: &Call<'_>, error: &Error, prefix: &str) -> Reply {
     if let Some(reply) = elsewhere(call, error) {

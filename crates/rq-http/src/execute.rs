@@ -5,7 +5,7 @@ use rq_node::{Error, Write};
 
 use crate::{
     error,
-    queue::Ticket,
+    queue::{Failure, Ticket},
     respond::Reply,
     results::{self, Done, Kind, Unit},
     service::Call,
@@ -84,7 +84,8 @@ async fn enqueue(call: &mut Call<'_>) -> Reply {
 async fn wait(call: &Call<'_>, ticket: Ticket) -> Result<(), Reply> {
     match tokio::time::timeout(call.timeout(), ticket.done).await {
         Ok(Ok(Ok(()))) => Ok(()),
-        Ok(Ok(Err(error))) => Err(error::in_json(call, &error)),
+        Ok(Ok(Err(Failure::Node(error)))) => Err(error::in_json(call, &error)),
+        Ok(Ok(Err(Failure::Statement(error)))) => Err(error::undone_in_json(call, &error)),
         Ok(Err(_gone)) => {
             let reason = "the queue ended without a word".to_owned();
             Err(error::in_json(call, &Error::OutcomeUnknown(reason)))

@@ -4,7 +4,8 @@
 //!   works it off first.
 //! - Requests are run in the order in which they were taken in. Batches never overlap.
 //! - A batch that failed and certainly had no effect is tried again for as long as the failure may pass.
-//!   One that can never succeed is taken apart, so that it takes only the culprit down.
+//!   One that can never succeed is taken apart, so that it takes only the culprit down; so is a batch that is one
+//!   transaction and was undone by a statement.
 //! - A batch whose outcome is unknown is never sent twice.
 
 use std::{
@@ -17,7 +18,7 @@ use std::{
 
 use rq_node::{EffectKnown, Error, Route, TimedOutcome, Write, Written};
 use rq_security::Credentials;
-use rq_sql::{Outcome, Statement};
+use rq_sql::{ErrorKind, Outcome, SqlError, Statement};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
     time::{Instant, sleep, sleep_until},
@@ -77,7 +78,27 @@ pub(crate) struct Ticket {
     /// Its number.
     pub(crate) sequence: u64,
     /// Resolves when the request has been dealt with, or never will be.
-    pub(crate) done: oneshot::Receiver<Result<(), Error>>,
+    pub(crate) done: oneshot::Receiver<Result<(), Failure>>,
+}
+
+/// Why a queued write was given up.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub(crate) enum Failure {
+    /// The write failed as a whole.
+    #[error("{0}")]
+    Node(#[from] Error),
+    /// A statement of it failed, and its transaction was undone. It had no effect.
+    #[error("{0}")]
+    Statement(SqlError),
+}
+
+impl Failure {
+    fn outcome(&self) -> EffectKnown {
+        match self {
+            Self::Node(error) => error.outcome(),
+            Self::Statement(_) => EffectKnown::NotDone,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -94,13 +115,13 @@ struct Item {
 /// Whoever waits for a request. If the worker ends without a word, it is told what is certain.
 #[derive(Debug)]
 struct Waiter {
-    done: Option<oneshot::Sender<Result<(), Error>>>,
+    done: Option<oneshot::Sender<Result<(), Failure>>>,
     /// Whether the request is being tried and may have been done.
     under_way: AtomicBool,
 }
 
 impl Waiter {
-    fn tell(&mut self, result: Result<(), Error>) {
+    fn tell(&mut self, result: Result<(), Failure>) {
         if let Some(done) = self.done.take() {
             // Nobody may be waiting.
             drop(done.send(result));
@@ -116,7 +137,7 @@ impl Drop for Waiter {
         } else {
             Error::ShuttingDown
         };
-        self.tell(Err(end));
+        self.tell(Err(end.into()));
     }
 }
 
@@ -259,7 +280,7 @@ impl Worker {
     }
 
     /// Tells whoever waits how it ended.
-    fn settle(&self, mut item: Item, result: Result<(), Error>) {
+    fn settle(&self, mut item: Item, result: Result<(), Failure>) {
         if let Err(error) = &result {
             self.metrics.queued_dropped.increment();
             let (sequence, statements) = (item.sequence, item.statements.len());
@@ -278,7 +299,7 @@ impl Worker {
     }
 
     /// Runs the statements of requests as one write, again and again while that may help.
-    async fn run_items(&mut self, items: &[Item]) -> Result<(), Error> {
+    async fn run_items(&mut self, items: &[Item]) -> Result<(), Failure> {
         let count = items.iter().map(|item| item.statements.len()).sum();
         if count == 0 {
             return Ok(());
@@ -294,6 +315,14 @@ impl Worker {
             mark(true);
             let error = match self.attempt(items).await {
                 Ok(written) => {
+                    if let Some(error) = self.undone_by(&written) {
+                        // What was undone may be run again: by itself, if it was not alone.
+                        mark(false);
+                        if items.len() == 1 {
+                            self.count_statement_failures(&written);
+                        }
+                        return Err(Failure::Statement(error));
+                    }
                     self.metrics.queued_ok.increment();
                     self.metrics.queued_statements_sent.add(count);
                     self.count_statement_failures(&written);
@@ -304,7 +333,7 @@ impl Worker {
             mark(error.outcome() == EffectKnown::Unknown);
             self.count_failure(&error);
             if is_last || !may_pass(&error) {
-                return Err(error);
+                return Err(error.into());
             }
             if !warned {
                 tracing::warn!("queued writes wait, trying again every second: {error}");
@@ -315,6 +344,21 @@ impl Worker {
                 _ = self.mode.wait_for(|mode| *mode >= Mode::Hurrying) => {}
             }
         }
+    }
+
+    /// The error that undid a batch that was one transaction.
+    fn undone_by(&self, written: &Written) -> Option<SqlError> {
+        if !self.options.transaction {
+            return None;
+        }
+        written.results.iter().find_map(|result| match &result.outcome {
+            // Only the answer is missing.
+            Outcome::Error(SqlError {
+                kind: ErrorKind::ResultTooLarge | ErrorKind::Value, ..
+            }) => None,
+            Outcome::Error(error) => Some(error.clone()),
+            Outcome::Empty | Outcome::Done { .. } | Outcome::Rows(_) => None,
+        })
     }
 
     async fn attempt(&self, items: &[Item]) -> Result<Written, Error> {
@@ -377,13 +421,16 @@ fn may_pass(error: &Error) -> bool {
 }
 
 /// Whether no node could ever have run it: nothing an operator has to look after.
-fn is_clients_fault(error: &Error) -> bool {
+fn is_clients_fault(failure: &Failure) -> bool {
     matches!(
-        error,
-        Error::DisallowedPragma
-            | Error::Request(_)
-            | Error::TooLarge { .. }
-            | Error::Unauthorized(_)
+        failure,
+        Failure::Statement(_)
+            | Failure::Node(
+                Error::DisallowedPragma
+                    | Error::Request(_)
+                    | Error::TooLarge { .. }
+                    | Error::Unauthorized(_)
+            )
     )
 }
 

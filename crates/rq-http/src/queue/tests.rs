@@ -17,7 +17,7 @@ fn statement(sql: &str) -> Vec<Statement> {
 }
 
 /// How it ended for who waits, when the worker is ended in the midst of its work.
-async fn ends(slot: NodeSlot, statements: [&str; 2]) -> [Error; 2] {
+async fn ends(slot: NodeSlot, statements: [&str; 2]) -> [Failure; 2] {
     let (queue, worker) = Queue::new(OPTIONS, 0, slot, Arc::new(Metrics::default()));
     let metrics = Arc::clone(&worker.metrics);
     let working = tokio::spawn(worker.run());
@@ -50,13 +50,13 @@ async fn what_was_under_way_when_the_worker_ended_is_unknown_and_the_rest_is_not
     let long = "INSERT INTO t WITH RECURSIVE c(n) AS \
                 (SELECT 1 UNION ALL SELECT n + 1 FROM c LIMIT 20000000) SELECT max(n) FROM c";
     let [first, second] = ends(slot, [long, "INSERT INTO t VALUES(1)"]).await;
-    assert!(matches!(first, Error::OutcomeUnknown(_)), "{first}");
-    assert_eq!(second, Error::ShuttingDown);
+    assert!(matches!(first, Failure::Node(Error::OutcomeUnknown(_))), "{first}");
+    assert_eq!(second, Failure::Node(Error::ShuttingDown));
     node.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_tried_in_vain_before_is_not_done() {
     let ends = ends(NodeSlot::new(), ["INSERT INTO t VALUES(1)"; 2]).await;
-    assert_eq!(ends, [Error::ShuttingDown, Error::ShuttingDown]);
+    assert_eq!(ends, [Error::ShuttingDown, Error::ShuttingDown].map(Failure::Node));
 }

@@ -140,8 +140,40 @@ fn a_transactional_batch_is_all_or_nothing() {
     let fixture = Fixture::start(|options| options.queue.transaction = true);
     fixture.post("/db/execute", "[\"CREATE TABLE t(a UNIQUE)\"]");
     let body = r#"["INSERT INTO t VALUES(1)","INSERT INTO t VALUES(1)"]"#;
-    number(&fixture, "/db/execute?queue&wait", body);
+    let response = fixture.post("/db/execute?queue&wait", body);
+    response.expect(200, r#"{"results":[],"error":"UNIQUE constraint failed: t.a"}"#);
+    assert_eq!(response.header("X-Rq-Error"), Some("constraint_violation; outcome=not-done"));
     assert_eq!(rows(&fixture), "");
+}
+
+#[test]
+fn a_request_that_undoes_a_transactional_batch_takes_only_itself_down() {
+    let fixture = Fixture::start(|options| {
+        options.queue.transaction = true;
+        options.queue.timeout = Duration::ZERO;
+        options.queue.batch_size = 3;
+    });
+    fixture.post("/db/execute", "[\"CREATE TABLE t(a UNIQUE)\"]");
+    std::thread::scope(|scope| {
+        let waiting =
+            |body: &'static str| scope.spawn(|| fixture.post("/db/execute?queue&wait", body));
+        let good = waiting("[\"INSERT INTO t VALUES(1)\"]");
+        let bad = waiting("[\"INSERT INTO t VALUES(3)\",\"INSERT INTO nope VALUES(1)\"]");
+        let also_good = waiting("[\"INSERT INTO t VALUES(2)\"]");
+        for good in [good, also_good] {
+            let response = good.join().unwrap();
+            assert!(response.text().contains("sequence_number"), "{}", response.text());
+        }
+        let response = bad.join().unwrap();
+        response.expect(200, r#"{"results":[],"error":"no such table: nope"}"#);
+        assert_eq!(response.header("X-Rq-Error"), Some("sql_error; outcome=not-done"));
+    });
+    let mut seen: Vec<String> = rows(&fixture).split(',').map(str::to_owned).collect();
+    seen.sort();
+    assert_eq!(seen, ["1", "2"]);
+    assert_eq!(fixture.counter("http", "queued_executions_dropped"), 1);
+    assert_eq!(fixture.counter("http", "queued_executions_num_stmts_failed"), 1);
+    assert_eq!(fixture.counter("http", "queued_executions_num_stmts_tx"), 2);
 }
 
 #[test]
