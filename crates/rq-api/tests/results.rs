@@ -357,6 +357,26 @@ fn answers_are_indented_on_request() {
 }
 
 #[test]
+fn an_answer_knows_whether_anything_in_it_stands() {
+    let failed = |kind| failure(kind, Origin::Write);
+    for (ends, has_effect) in [
+        (vec![], false),
+        (vec![End::Empty], false),
+        (vec![failed(ErrorKind::Constraint), failed(ErrorKind::Sql)], false),
+        (vec![failed(ErrorKind::Constraint), done(1, 1)], true),
+        (vec![done(1, 1), failed(ErrorKind::Constraint)], true),
+        (vec![failed(ErrorKind::ConstraintKept)], true),
+        (vec![failed(ErrorKind::Sql), failed(ErrorKind::ResultTooLarge)], true),
+    ] {
+        let mut results = Results::new(Options::default(), Limits::default());
+        for end in ends.clone() {
+            results.end(end, Duration::ZERO);
+        }
+        assert_eq!(finish(results).has_effect, has_effect, "{ends:?}");
+    }
+}
+
+#[test]
 fn rows_before_an_error_are_dropped() {
     for associative in [false, true] {
         let options = Options { associative, ..Options::default() };
@@ -451,7 +471,7 @@ fn results_beyond_a_limit_fail_alone() {
     let mut results = Results::new(Options::default(), limits);
     push(&mut results, &list, rows(3));
     push(&mut results, &list, rows(2));
-    let Answer { body, code } = finish(results);
+    let Answer { body, code, .. } = finish(results);
     assert_eq!(code, Some(Code::ResultTooLarge));
     assert_eq!(
         String::from_utf8(body).unwrap(),
@@ -488,6 +508,10 @@ fn reset_forgets_everything() {
     let answer = finish(results);
     assert_eq!(
         answer,
-        Answer { body: br#"{"results":[{"rows_affected":1}]}"#.to_vec(), code: None }
+        Answer {
+            body: br#"{"results":[{"rows_affected":1}]}"#.to_vec(),
+            code: None,
+            has_effect: true
+        }
     );
 }
