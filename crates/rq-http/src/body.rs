@@ -1,9 +1,16 @@
 //! Reading a request's body: whole, bounded, and without a copy where it came in one piece.
 
-use std::{future::poll_fn, pin::Pin, task::Poll};
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    sync::atomic::{AtomicUsize, Ordering},
+    task::Poll,
+    time::Duration,
+};
 
 use bytes::{Buf as _, Bytes};
 use hyper::body::{Body as _, Frame, Incoming};
+use tokio::time::timeout;
 
 use crate::{limits::SMALL_BODY_BYTES, service::Service, vitals::Vitals};
 
@@ -28,6 +35,8 @@ pub(crate) enum BodyError {
     },
     /// All bodies together are larger than allowed.
     Overloaded,
+    /// Nothing more of it came for too long.
+    Slow,
     /// The connection broke, or the body's framing did.
     Broken,
 }
@@ -44,7 +53,9 @@ pub(crate) async fn read<'a>(
         return Err(BodyError::TooLarge { limit });
     }
     let mut share = None;
-    let Some(first) = next(incoming, vitals).await? else {
+    let _stream = if vitals.is_none() { Some(Stream::new(service)?) } else { None };
+    let pause_max = limits.body_pause_max;
+    let Some(first) = next(incoming, vitals, pause_max).await? else {
         return Ok(Body { bytes: Bytes::new(), share: None });
     };
     if incoming.is_end_stream() {
@@ -59,7 +70,7 @@ pub(crate) async fn read<'a>(
         within(length, limit)?;
         take_share(&mut share, service, length)?;
         bytes.extend_from_slice(&data);
-        piece = next(incoming, vitals).await?;
+        piece = next(incoming, vitals, pause_max).await?;
     }
     Ok(Body { bytes: bytes.into(), share })
 }
@@ -72,6 +83,7 @@ fn within(length: u64, limit: u64) -> Result<(), BodyError> {
 async fn next(
     incoming: &mut Incoming,
     vitals: Option<&Vitals>,
+    pause_max: Duration,
 ) -> Result<Option<Bytes>, BodyError> {
     loop {
         let frame = poll_fn(|context| match Pin::new(&mut *incoming).poll_frame(context) {
@@ -82,11 +94,35 @@ async fn next(
             Poll::Pending => Poll::Pending,
             Poll::Ready(frame) => Poll::Ready(frame.transpose().map_err(|_| BodyError::Broken)),
         });
-        match frame.await?.map(Frame::into_data) {
+        // Arms no timer if something is there already.
+        let frame = match pause_max {
+            Duration::ZERO => frame.await,
+            limit => timeout(limit, frame).await.unwrap_or(Err(BodyError::Slow)),
+        };
+        match frame?.map(Frame::into_data) {
             Some(Ok(data)) => return Ok(Some(data)),
             Some(Err(_trailers)) => {}
             None => return Ok(None),
         }
+    }
+}
+
+/// An HTTP/2 stream whose body is awaited. A connection has many of them, so that the limit of connections alone
+/// does not bound their number.
+struct Stream<'a>(&'a AtomicUsize);
+
+impl<'a> Stream<'a> {
+    fn new(service: &'a Service) -> Result<Self, BodyError> {
+        let most = service.limits().connections_max;
+        let before = service.streams_unread.fetch_add(1, Ordering::Relaxed);
+        let stream = Self(&service.streams_unread);
+        if most == 0 || before < most { Ok(stream) } else { Err(BodyError::Overloaded) }
+    }
+}
+
+impl Drop for Stream<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

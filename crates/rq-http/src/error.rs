@@ -274,6 +274,14 @@ pub(crate) fn body_timeout(limits: &Limits) -> Reply {
     named(Code::TimeoutBeforeProposal, reply)
 }
 
+/// 408: nothing more of the body came.
+pub(crate) fn body_pause(limits: &Limits) -> Reply {
+    let seconds = limits.body_pause_max.as_secs_f64();
+    let message = format!("nothing more of the request body came for {seconds} s");
+    let reply = Reply::text_error(StatusCode::REQUEST_TIMEOUT, &message);
+    named(Code::TimeoutBeforeProposal, reply)
+}
+
 /// 503: the work did not end in time.
 pub(crate) fn work_timeout(limits: &Limits, stopping: bool, may_have_changed: bool) -> Reply {
     let (code, outcome) = if may_have_changed {

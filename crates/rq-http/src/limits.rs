@@ -23,13 +23,17 @@ pub struct Limits {
     pub result_rows_max: u64,
     /// Bytes of one answer. Beyond: an error in place of the result that does not fit.
     pub result_bytes_max: usize,
-    /// Requests being worked on at one moment. Beyond: 503 with `Retry-After`.
+    /// Requests being worked on at one moment; those whose body has not come yet are not. Beyond: 503 with
+    /// `Retry-After`, except for `/status` and `/readyz`, which have as many places of their own.
     pub requests_max: usize,
-    /// Open connections. Beyond: 503 (over TLS nothing), and the connection is closed.
+    /// Open connections, and HTTP/2 streams whose body has not come yet. Beyond: 503 (over TLS nothing), and the
+    /// connection is closed; of a stream 503.
     pub connections_max: usize,
     /// Time from the first byte of a request's head to its last, and for a TLS handshake.
     /// Beyond: the connection is closed.
     pub head_time_max: Duration,
+    /// Time the next piece of a request's body may take to come. Beyond: 408, and the connection is closed.
+    pub body_pause_max: Duration,
     /// Time a request with statements waits for the store while it is being opened. Beyond, and at once if
     /// this is zero: it is told that it is not.
     pub opening_time_max: Duration,
@@ -54,6 +58,7 @@ impl Default for Limits {
             requests_max: 4096,
             connections_max: 8192,
             head_time_max: Duration::from_secs(10),
+            body_pause_max: Duration::from_secs(30),
             opening_time_max: Duration::from_secs(2),
             idle_time_max: Duration::from_secs(300),
             request_time_max: Duration::from_secs(600),

@@ -122,6 +122,8 @@ impl Bound {
             started_at,
             started: Instant::now(),
             requests: AtomicUsize::new(0),
+            questions: AtomicUsize::new(0),
+            streams_unread: AtomicUsize::new(0),
             body_bytes: AtomicU64::new(0),
             watch: Arc::clone(&watch),
         });

@@ -49,6 +49,9 @@ use crate::{
 /// How often another node is asked again at most, whatever the client wants.
 const RETRIES_MAX: u32 = 100;
 
+/// What a request beyond the limit is told.
+const TOO_MANY: &str = "too many requests are being worked on; try again later";
+
 /// What all requests share.
 pub(crate) struct Service {
     pub(crate) options: Options,
@@ -61,6 +64,10 @@ pub(crate) struct Service {
     pub(crate) started_at: Timestamp,
     pub(crate) started: Instant,
     pub(crate) requests: AtomicUsize,
+    /// The same of those that only ask how the node is.
+    pub(crate) questions: AtomicUsize,
+    /// HTTP/2 streams whose body has not come yet.
+    pub(crate) streams_unread: AtomicUsize,
     pub(crate) body_bytes: AtomicU64,
     pub(crate) watch: Arc<Watch>,
 }
@@ -73,6 +80,8 @@ pub(crate) struct Call<'a> {
     /// What the body counts for among all bodies. It is kept until the reply is made: the statements decoded
     /// from a body take the memory it took, and they may wait long after it was read.
     pub(crate) share: Option<Share<'a>>,
+    /// Its place among the requests worked on, given back while the body is awaited.
+    pub(crate) admission: Admission<'a>,
     /// The connection's vital signs; HTTP/2 streams have none.
     pub(crate) vitals: Option<&'a Vitals>,
     pub(crate) params: Params,
@@ -84,7 +93,11 @@ pub(crate) struct Call<'a> {
 }
 
 /// Counts a request being worked on; dropped when it is done.
-pub(crate) struct Admission<'a>(&'a Service);
+pub(crate) struct Admission<'a> {
+    lane: &'a AtomicUsize,
+    most: usize,
+    is_held: bool,
+}
 
 impl Service {
     /// The limits in force.
@@ -115,12 +128,16 @@ impl Service {
         self.options.tls.as_ref().map(|tls| tls.handshake_config())
     }
 
-    /// Takes a request in, unless there are too many.
-    pub(crate) fn admit(&self) -> Option<Admission<'_>> {
+    /// Takes a request in, unless there are too many. Whoever asks how the node is has places of its own, so
+    /// that it is answered when everything else is taken.
+    fn admit(&self, endpoint: Option<Endpoint>) -> Option<Admission<'_>> {
+        let lane = match endpoint {
+            Some(Endpoint::Status | Endpoint::Ready) => &self.questions,
+            _ => &self.requests,
+        };
         let most = self.limits().requests_max;
-        let before = self.requests.fetch_add(1, Ordering::Relaxed);
-        let admission = Admission(self);
-        (most == 0 || before < most).then_some(admission)
+        let mut admission = Admission { lane, most, is_held: false };
+        admission.take().then_some(admission)
     }
 
     /// Takes bytes of bodies in, unless there are too many.
@@ -151,15 +168,16 @@ impl Service {
             return Reply::empty(StatusCode::OK);
         }
         let began = Instant::now();
-        let Some(_admission) = self.admit() else {
+        let route = routes::find(head.uri.path());
+        let Some(admission) = self.admit(route.map(|route| route.endpoint)) else {
             self.metrics.overloads.increment();
-            return error::overloaded("too many requests are being worked on; try again later");
+            return error::overloaded(TOO_MANY);
         };
         let params = match Params::parse(query) {
             Ok(params) => params,
             Err(problem) => return error::bad_request(&problem.to_string()),
         };
-        let Some(route) = routes::find(head.uri.path()) else {
+        let Some(route) = route else {
             return error::not_found();
         };
         if let Err(refusal) = authorize::authorize(self, &head.headers, route.permissions).await {
@@ -180,6 +198,7 @@ impl Service {
             head,
             body,
             share: None,
+            admission,
             vitals,
             params,
             statements: 0,
@@ -231,11 +250,17 @@ impl Call<'_> {
     /// # Errors
     /// The reply to give instead: 413, 503, or 400.
     pub(crate) async fn read_body(&mut self) -> Result<Bytes, Reply> {
+        // A client that sends slowly, or nothing, takes a connection and no more.
+        self.admission.give_back();
         let body = body::read(self.body, self.vitals, self.service).await;
         if let Some(vitals) = self.vitals {
             vitals.body_read();
         }
         match body {
+            Ok(_) if !self.admission.take() => {
+                self.service.metrics.overloads.increment();
+                Err(error::overloaded(TOO_MANY))
+            }
             Ok(body) => {
                 self.share = body.share;
                 Ok(body.bytes)
@@ -244,6 +269,10 @@ impl Call<'_> {
             Err(BodyError::Overloaded) => {
                 self.service.metrics.overloads.increment();
                 Err(error::overloaded("too many request bodies are held; try again later"))
+            }
+            Err(BodyError::Slow) => {
+                self.service.metrics.timeouts.increment();
+                Err(error::body_pause(self.service.limits()))
             }
             Err(BodyError::Broken) => Err(error::bad_request("the request body could not be read")),
         }
@@ -282,8 +311,27 @@ impl Call<'_> {
     }
 }
 
+impl Admission<'_> {
+    /// Takes a place, unless there is none.
+    fn take(&mut self) -> bool {
+        let before = self.lane.fetch_add(1, Ordering::Relaxed);
+        self.is_held = self.most == 0 || before < self.most;
+        if !self.is_held {
+            self.lane.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.is_held
+    }
+
+    /// Gives the place back, for now or for good.
+    fn give_back(&mut self) {
+        if std::mem::take(&mut self.is_held) {
+            self.lane.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
 impl Drop for Admission<'_> {
     fn drop(&mut self) {
-        self.0.requests.fetch_sub(1, Ordering::Relaxed);
+        self.give_back();
     }
 }

@@ -41,7 +41,8 @@ pub struct OwnFlags {
     /// Most statements of one request. Beyond: 400
     #[arg(long, value_name = "uint", default_value = "100000", value_parser = parse_uint)]
     pub limit_statements: u64,
-    /// Most requests worked on at the same time. Beyond: 503 with Retry-After
+    /// Most requests worked on at the same time, not counted those whose body has not come yet.
+    /// Beyond: 503 with Retry-After; /status and /readyz have places of their own
     #[arg(long, value_name = "uint", default_value = "1024", value_parser = parse_uint)]
     pub limit_concurrent_requests: u64,
     /// Most open connections. Beyond: 503, or nothing over TLS, and the connection is closed
@@ -51,6 +52,9 @@ pub struct OwnFlags {
     /// connection is closed
     #[arg(long, value_name = "duration", default_value = "10s")]
     pub limit_header_time: GoDuration,
+    /// Longest time for the next piece of a request's body to arrive. Beyond: 408
+    #[arg(long, value_name = "duration", default_value = "30s")]
+    pub limit_body_pause: GoDuration,
     /// Longest time a connection waits for its next request. Beyond: it is closed
     #[arg(long, value_name = "duration", default_value = "2m")]
     pub limit_idle_time: GoDuration,

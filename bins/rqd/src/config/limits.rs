@@ -28,6 +28,8 @@ pub struct Limits {
     pub connections: Option<usize>,
     /// The longest time for a request's headers to arrive, and for a TLS handshake.
     pub header_time: Option<Duration>,
+    /// The longest time for the next piece of a request's body to arrive.
+    pub body_pause: Option<Duration>,
     /// The longest time a connection waits for its next request.
     pub idle_time: Option<Duration>,
     /// The longest time from a request's headers to its answer.
@@ -73,6 +75,7 @@ impl Limits {
             concurrent_requests: number(flags.limit_concurrent_requests),
             connections: number(flags.limit_connections),
             header_time: length_or_never("limit-header-time", flags.limit_header_time)?,
+            body_pause: length_or_never("limit-body-pause", flags.limit_body_pause)?,
             idle_time: length_or_never("limit-idle-time", flags.limit_idle_time)?,
             request_time: length_or_never("limit-request-time", flags.limit_request_time)?,
             result_rows: amount(flags.limit_result_rows),

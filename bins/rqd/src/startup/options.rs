@@ -60,6 +60,7 @@ pub(crate) fn http_options(
             requests_max: limits.concurrent_requests.unwrap_or_default(),
             connections_max: limits.connections.unwrap_or_default(),
             head_time_max: limits.header_time.unwrap_or_default(),
+            body_pause_max: limits.body_pause.unwrap_or_default(),
             idle_time_max: limits.idle_time.unwrap_or_default(),
             request_time_max: limits.request_time.unwrap_or_default(),
             ..rq_http::Limits::default()

@@ -133,7 +133,7 @@ fn requests_at_one_moment_are_limited() {
     let running = || fixture.slot.get().unwrap().status().database.readers_busy == 1;
     eventually("the read runs", running);
     eventually("there is no room for a second request", || {
-        let response = fixture.get("/readyz");
+        let response = fixture.get("/nope");
         if response.status == 503 {
             response
                 .expect_text_error(503, "too many requests are being worked on; try again later");
@@ -211,6 +211,54 @@ fn a_body_that_comes_too_slowly_is_408() {
     let response = client.receive();
     response.expect_text_error(408, "the request body did not arrive within 0.3 s");
     assert!(client.is_closed());
+}
+
+#[test]
+fn a_body_that_pauses_too_long_is_408() {
+    let fixture = with_limits(|limits| limits.body_pause_max = Duration::from_millis(300));
+    for framing in ["Content-Length: 100\r\n\r\n[", "Transfer-Encoding: chunked\r\n\r\n1\r\n[\r\n"]
+    {
+        let mut client = fixture.connect();
+        client.send(format!("POST /db/execute HTTP/1.1\r\nHost: x\r\n{framing}"));
+        let response = client.receive();
+        response.expect_text_error(408, "nothing more of the request body came for 0.3 s");
+        assert_eq!(
+            response.header("X-Rq-Error"),
+            Some("timeout_before_proposal; outcome=not-done")
+        );
+        assert!(client.is_closed());
+    }
+}
+
+#[test]
+fn requests_whose_body_has_not_come_take_no_place() {
+    let fixture = Fixture::start(|options| options.limits.requests_max = 2);
+    let slow: Vec<_> = (0..20)
+        .map(|_| {
+            let mut client = fixture.connect();
+            client.send("POST /db/execute HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n[");
+            client
+        })
+        .collect();
+    eventually("all are there", || fixture.connections() >= slow.len());
+    std::thread::sleep(Duration::from_millis(200));
+    for _ in 0..5 {
+        fixture
+            .post("/db/query", r#"["SELECT 1 AS a"]"#)
+            .expect(200, r#"{"results":[{"columns":["a"],"types":["integer"],"values":[[1]]}]}"#);
+    }
+}
+
+#[test]
+fn who_asks_how_the_node_is_has_places_of_its_own() {
+    let fixture = Fixture::start(|options| options.limits.requests_max = 1);
+    let mut busy = fixture.connect();
+    busy.send(format!("GET {ENDLESS} HTTP/1.1\r\nHost: x\r\n\r\n"));
+    let running = || fixture.slot.get().unwrap().status().database.readers_busy == 1;
+    eventually("the read runs", running);
+    assert_eq!(fixture.get("/nodes").status, 503);
+    assert_eq!(fixture.get("/status").status, 200);
+    assert_eq!(fixture.get("/readyz").status, 200);
 }
 
 #[test]
