@@ -216,6 +216,20 @@ pub enum OpenError {
         /// The last entry the log does not hold any more.
         purged: u64,
     },
+    /// The log holds another entry where the database has applied one.
+    #[error(
+        "entry {index} is applied in the database as one of term {applied}, and one of term {logged} stands in the raft \
+         log: this node has diverged from its cluster. Keep the data directory if its data may be needed, and come back \
+         with an empty one"
+    )]
+    Diverged {
+        /// The entry that was applied last.
+        index: u64,
+        /// Its term.
+        applied: u64,
+        /// The term of the entry in the log.
+        logged: u64,
+    },
     /// The Raft log holds something this program cannot have written.
     #[error("raft log: {0}")]
     Log(String),

@@ -8,8 +8,8 @@ use std::{
     time::Instant,
 };
 
-use rq_sqlite::{Database, ResultLimits, WriterOptions};
-use rq_storage::{Execution, Log, LogOptions, Salts};
+use rq_sqlite::{Database, EntryId, ResultLimits, WriterOptions};
+use rq_storage::{Execution, Log, LogOptions, LogState, Salts};
 
 use crate::{
     OpenError,
@@ -58,6 +58,7 @@ impl Ground {
         let applied = database.opened.state.applied.map(|id| id.index);
         check_reach(&path, applied, purged)?;
         tell_cut(&recovery, applied.unwrap_or_default());
+        check_agreement(&log, database.opened.state.applied)?;
         let other_engine = find_other_engine(environment, &paths, &cluster, &log, &database)?;
         Ok(Self { cluster, paths, log, database, metrics, other_engine })
     }
@@ -68,6 +69,22 @@ fn check_reach(path: &Path, applied: Option<u64>, purged: Option<u64>) -> Result
     match purged {
         Some(purged) if applied.is_none_or(|applied| applied < purged) => {
             Err(OpenError::DatabaseBehind { path: path.to_owned(), applied, purged })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What was applied last must be what the log holds there, if it holds anything: a log may end before it, because a
+/// received database has taken its place and the node ended before the log was purged.
+fn check_agreement(log: &Log, applied: Option<EntryId>) -> Result<(), OpenError> {
+    let Some(EntryId { term: applied, index }) = applied else { return Ok(()) };
+    let LogState { first, next, .. } = log.state();
+    if !(first..next).contains(&index) {
+        return Ok(());
+    }
+    match log.read(index..index + 1)?.first() {
+        Some(record) if record.term != applied => {
+            Err(OpenError::Diverged { index, applied, logged: record.term })
         }
         _ => Ok(()),
     }

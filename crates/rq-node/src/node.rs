@@ -145,7 +145,7 @@ impl Node {
     pub async fn open(options: Options, environment: Environment) -> Result<Self, OpenError> {
         let parts = Parts::start(&options, &environment).await?;
         let cluster = Arc::clone(&parts.cluster);
-        let answers = parts.consensus.answers(cluster);
+        let answers = parts.consensus.answers(cluster, parts.log.clone());
         let receiver = parts.receiver.clone();
         let inner = Inner::assemble(parts, options, environment);
         // The first write must already know whether there is room for it.

@@ -217,8 +217,10 @@ impl Inner {
                 }
                 self.take_over().await?;
             }
-            // It would never catch up.
-            Level::Linearizable if self.progress.other_engine().is_some() => {
+            // It would never catch up, or has applied something else.
+            Level::Linearizable
+                if self.progress.other_engine().is_some() || self.progress.stopped().is_some() =>
+            {
                 return Err(self.not_leader());
             }
             Level::Linearizable => match self.consensus.committed_by_only_voter() {

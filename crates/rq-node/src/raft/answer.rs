@@ -4,6 +4,7 @@
 //! - Nothing reaches openraft that another cluster sent, or that is meant for another incarnation: an address may
 //!   have been given to a new node, and a member of a cluster that was recovered without it may come back.
 //! - What a request holds besides its header is read only once the header is admitted.
+//! - Nor does what contradicts an applied entry (`divergence`), nor anything once the node has stopped.
 //! - A node that has no cluster yet belongs to the one that first speaks to its incarnation: that number is random
 //!   and known only to whom this node has told it. It does so durably, before it answers.
 
@@ -12,11 +13,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use openraft::{
     errors::{Infallible, RaftError},
-    raft::AppendEntriesResponse::HigherVote,
+    raft::{AppendEntriesRequest, AppendEntriesResponse::HigherVote},
 };
 
+use rq_storage::Log;
+
 use super::{
-    Raft,
+    Raft, TypeConfig, divergence,
     wire::{Answer, Header, Request, Sealed},
 };
 use crate::{identity::Cluster, notices::Notices, progress::Progress};
@@ -26,12 +29,18 @@ pub(crate) struct RaftAnswers {
     raft: Raft,
     cluster: Arc<Cluster>,
     progress: Arc<Progress>,
+    log: Log,
     notices: Notices,
 }
 
 impl RaftAnswers {
-    pub(crate) fn new(raft: Raft, cluster: Arc<Cluster>, progress: Arc<Progress>) -> Self {
-        Self { raft, cluster, progress, notices: Notices::default() }
+    pub(crate) fn new(
+        raft: Raft,
+        cluster: Arc<Cluster>,
+        progress: Arc<Progress>,
+        log: Log,
+    ) -> Self {
+        Self { raft, cluster, progress, log, notices: Notices::default() }
     }
 
     /// Answers one request.
@@ -60,11 +69,17 @@ impl RaftAnswers {
 
     async fn ask(&self, sealed: Sealed) -> Answer {
         let leads = sealed.header.leads;
+        if let Some(reason) = self.progress.stopped() {
+            return Answer::Refused(format!("the node has stopped: {reason}"));
+        }
         let request = match sealed.open() {
             Ok(request) => request,
             Err(reason) => return self.makes_no_sense(&reason),
         };
         match request {
+            Request::Append(request) if self.is_diverged_from(&request) => {
+                Answer::Refused("what is applied there is not the cluster's".to_owned())
+            }
             Request::Append(request) => {
                 let entries_last = request.entries.last().map(|entry| entry.log_id.index());
                 let committed = request.leader_commit.map(|id| id.index());
@@ -93,6 +108,27 @@ impl RaftAnswers {
                 Err(fatal) => Answer::Refused(format!("Raft does not run there: {fatal}")),
             },
         }
+    }
+}
+
+impl RaftAnswers {
+    /// Whether a leader whose word counts has another entry in the place of the one that was applied here last. The node
+    /// stops then, and its Raft ends.
+    fn is_diverged_from(&self, request: &AppendEntriesRequest<TypeConfig>) -> bool {
+        let applied = self.progress.applied();
+        // What a leader says that was deposed since is old. Whatever is applied here was committed by one of no newer term
+        // than is voted for here, durably.
+        let is_old = || {
+            let voted = self.log.vote().map_or(0, |vote| vote.term);
+            request.vote.leader_id.term < voted
+        };
+        if !divergence::contradicts(request, applied) || is_old() {
+            return false;
+        }
+        self.progress.set_stopped(divergence::sentence(applied));
+        let raft = self.raft.clone();
+        tokio::spawn(async move { drop(raft.shutdown().await) });
+        true
     }
 }
 
@@ -126,6 +162,6 @@ pub(crate) fn admit(own: &Cluster, header: &Header) -> Result<(), String> {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "used as a function on errors")]
-fn refused(error: RaftError<super::TypeConfig, Infallible>) -> Answer {
+fn refused(error: RaftError<TypeConfig, Infallible>) -> Answer {
     Answer::Refused(format!("Raft does not run there: {error}"))
 }

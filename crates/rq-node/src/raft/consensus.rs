@@ -16,6 +16,7 @@ use openraft::{
     type_config::alias::WatchReceiverOf,
 };
 use rq_sqlite::{Applied, EntryId};
+use rq_storage::Log;
 #[cfg(not(test))]
 use tokio::sync::watch;
 
@@ -166,8 +167,8 @@ impl Consensus {
     }
 
     /// Who answers what the other members ask of Raft here.
-    pub(crate) fn answers(&self, cluster: Arc<Cluster>) -> RaftAnswers {
-        RaftAnswers::new(self.raft.clone(), cluster, Arc::clone(&self.progress))
+    pub(crate) fn answers(&self, cluster: Arc<Cluster>, log: Log) -> RaftAnswers {
+        RaftAnswers::new(self.raft.clone(), cluster, Arc::clone(&self.progress), log)
     }
 
     /// Who installs what other members send of their databases.

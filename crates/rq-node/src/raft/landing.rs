@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use openraft::storage::{Snapshot, SnapshotMeta};
 
 use super::{
-    Raft, log_id, membership,
+    Raft, divergence, log_id, membership,
     state_machine::DurableFile,
     wire::{Header, decode_vote, encode_vote},
 };
@@ -42,10 +42,10 @@ impl Landing for SnapshotLanding {
         closing: Bytes,
         received: Received,
     ) -> BoxFuture<'static, Result<Bytes, String>> {
-        let raft = self.raft.clone();
+        let (raft, progress) = (self.raft.clone(), Arc::clone(&self.progress));
         Box::pin(async move {
             let path = received.arrival.path.clone();
-            let installed = install(&raft, &closing, received).await;
+            let installed = install(&raft, &progress, &closing, received).await;
             // Raft may not have wanted it: another leader came, or this node is further on already.
             if let Err(error) = fs::remove_file(&path)
                 && error.kind() != std::io::ErrorKind::NotFound
@@ -61,7 +61,12 @@ impl Landing for SnapshotLanding {
     }
 }
 
-async fn install(raft: &Raft, closing: &[u8], received: Received) -> Result<Bytes, String> {
+async fn install(
+    raft: &Raft,
+    progress: &Progress,
+    closing: &[u8],
+    received: Received,
+) -> Result<Bytes, String> {
     let vote = decode_vote(closing)?;
     let applied = received.arrival.applied;
     // openraft takes it for granted that a leader knows nothing of terms behind its own.
@@ -70,6 +75,13 @@ async fn install(raft: &Raft, closing: &[u8], received: Received) -> Result<Byte
             "the snapshot holds an entry of term {}, its sender led in term {}",
             applied.term, vote.leader_id.term
         ));
+    }
+    let own = progress.applied();
+    if divergence::is_contradicted_by_database(own, applied) {
+        let reason = divergence::sentence(own);
+        progress.set_stopped(reason.clone());
+        drop(raft.shutdown().await);
+        return Err(reason);
     }
     let meta = SnapshotMeta {
         last_log_id: Some(log_id(applied)),

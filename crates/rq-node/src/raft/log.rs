@@ -2,7 +2,8 @@
 //!
 //! Bytes and fsync are `rq-storage`'s. What is added here: entries keep the command they were made
 //! from until it is applied, so that a leader never decodes what it encoded; and purging makes the state
-//! machine durable first, always, because openraft purges forward at start without having waited.
+//! machine durable first, always, because openraft purges forward at start without having waited; and what is applied is
+//! never cut off.
 
 use std::{
     collections::VecDeque,
@@ -23,7 +24,7 @@ use rq_sqlite::EntryId;
 use rq_storage::{Log, Position, Record};
 use tokio::sync::oneshot;
 
-use super::{LogId, TypeConfig, entry_id, log_id, membership};
+use super::{LogId, TypeConfig, divergence, entry_id, log_id, membership};
 use crate::{
     command::Payload,
     durability::Durability,
@@ -236,6 +237,12 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
         let index = last.map(|id| id.index());
+        let applied = self.progress.applied();
+        if applied.index > index.unwrap_or(0) {
+            let reason = divergence::sentence(applied);
+            self.progress.set_stopped(reason.clone());
+            return Err(io::Error::other(reason));
+        }
         lock(&self.unapplied).retain(|(appended, _)| index.is_some_and(|last| *appended <= last));
         wait(|done| self.log.truncate_after(index, done)).await
     }

@@ -34,6 +34,7 @@ use crate::{command::Payload, options::Timing};
 pub(crate) mod answer;
 pub(crate) mod change;
 pub(crate) mod consensus;
+mod divergence;
 pub(crate) mod fuzzing;
 pub(crate) mod landing;
 pub(crate) mod log;

@@ -2,6 +2,7 @@
 
 mod answering;
 mod backlog;
+mod copies;
 mod cut_off;
 mod disks;
 mod engine;

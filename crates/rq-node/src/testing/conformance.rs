@@ -249,3 +249,15 @@ async fn log_and_state_machine_conform_inline() {
 async fn log_and_state_machine_conform_with_threads() {
     run_suite(Execution::Threads).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_applied_is_not_cut_off() {
+    let (_guard, mut store, _) = Builder { execution: Execution::Inline }.build().await.unwrap();
+    store.fill(EntryId { term: 1, index: 5 }).await.unwrap();
+    let at = |index| log_id(EntryId { term: 1, index });
+    for last in [Some(at(4)), Some(at(0)), None] {
+        let error = store.truncate_after(last).await.unwrap_err().to_string();
+        assert!(error.contains("entry 5 of term 1, which is applied here"), "{last:?}: {error}");
+    }
+    store.truncate_after(Some(at(5))).await.unwrap();
+}
