@@ -6,7 +6,8 @@
 //! or sorts takes as long as its values are large, however few steps are left. Values are bounded
 //! ([`LONGEST_VALUE`](crate::connection::LONGEST_VALUE)) and functions slower than linear replaced
 //! where that is known, so the time of a step has a bound, but a budget of steps is none of time.
-//! Pages are limited by `max_page_count`, which must lie a
+//! Compiling takes no steps; it is charged by what the text is, to a budget of the same size, so that a
+//! text of many statements ends as well. Pages are limited by `max_page_count`, which must lie a
 //! budget above the page count when the request begins. Setting it costs a compilation, so for most
 //! entries it is left at a lower value from before, a *guard*: whoever runs into the guard runs the
 //! entry again with the exact limits, so that guards, which depend on the connection's history,
@@ -17,14 +18,29 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
-use rq_sql::{ErrorKind, Origin, SqlError};
+use rq_sql::{
+    ErrorKind, Origin, SqlError,
+    token::{TokenKind, tokens},
+};
 use rusqlite::Connection;
 
-use crate::error::SqliteError;
+use crate::{error::SqliteError, prepared::Prepared};
 
 /// Steps between two looks of the progress handler. A budget of steps takes effect at the first
 /// look beyond it, so it is rounded up to the next multiple.
 pub(crate) const STEP_QUANTUM: u64 = 1000;
+
+/// What compiling a statement counts for, however short it is.
+pub(crate) const STEPS_PER_COMPILING: u64 = 100;
+
+/// How many bytes of a statement's text count for a step.
+const BYTES_PER_STEP: usize = 8;
+
+/// How many comparisons of a parameter's name count for a step.
+const COMPARISONS_PER_STEP: usize = 8;
+
+/// Up to how many slots a statement's parameters are compiled in no time.
+const FEW_PARAMETERS: usize = 64;
 
 /// SQLite's own upper bound of `max_page_count`.
 const PAGES_UNLIMITED: u64 = 4_294_967_294;
@@ -90,6 +106,21 @@ impl StepBudget {
         self.looks_left.store(left - 1, Ordering::Relaxed);
         false
     }
+}
+
+/// What compiling a statement with this text counts for, besides [`STEPS_PER_COMPILING`]. SQLite compares
+/// each named parameter with all names before it.
+pub(crate) fn compiling(text: &str, prepared: &Prepared) -> u64 {
+    let slots = prepared.parameter_count();
+    let comparisons = if slots > FEW_PARAMETERS {
+        tokens(text)
+            .filter(|token| token.kind == TokenKind::Variable && token.text != "?")
+            .count()
+            .saturating_mul(slots)
+    } else {
+        0
+    };
+    (text.len() / BYTES_PER_STEP + comparisons / COMPARISONS_PER_STEP) as u64
 }
 
 /// Keeps `max_page_count` of the writer where it must be.
@@ -162,6 +193,15 @@ pub(crate) fn steps_used_up(steps: u64, origin: Origin) -> SqlError {
         "statement not run: those before it used up {steps} steps, the limit of one request's work"
     );
     SqlError { kind: ErrorKind::Budget, message, origin }
+}
+
+/// The failure of a statement when compiling it and those before it counts for more than `steps`.
+pub(crate) fn compiling_used_up(steps: u64) -> SqlError {
+    let message = format!(
+        "statement not run: compiling the statements of its request takes more than {steps} steps, \
+         the limit of one request's work"
+    );
+    SqlError { kind: ErrorKind::Budget, message, origin: Origin::Write }
 }
 
 /// The failure of a statement that SQLite ended with `SQLITE_FULL` although the disk is not full.

@@ -45,7 +45,8 @@ pub struct Settings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
     /// VM steps of the request, over all its statements; 0 is without limit. Beyond, the statement
-    /// that is running fails and those behind it are not run.
+    /// that is running fails and those behind it are not run. As much again may go into compiling
+    /// them, counted by number and length.
     pub steps: u64,
     /// Pages the request may add to the database; 0 is without limit.
     pub pages: u64,

@@ -27,6 +27,7 @@ use crate::{
     prepared::Prepared,
     rows::{Collected, Collector},
     session::Session,
+    sql_text::SqlText,
     statements::{ClientStatement, Refused, is_blank},
     transaction::{self, ClientTransaction},
 };
@@ -46,6 +47,8 @@ pub(crate) struct Execution<'a> {
     statements_begun: usize,
     /// Of the budget, if there is one.
     steps_left: u64,
+    /// The same of what compiling counts for.
+    compiling_left: u64,
     transaction: ClientTransaction,
     /// `None` if nobody wants the results.
     collector: Option<&'a mut Collector>,
@@ -76,6 +79,7 @@ impl<'a> Execution<'a> {
             settings,
             statements_begun: 0,
             steps_left: settings.budget.steps,
+            compiling_left: settings.budget.steps,
             transaction: ClientTransaction::new(request.transaction),
             collector,
         }
@@ -145,14 +149,25 @@ impl<'a> Execution<'a> {
             Ok(arguments) => arguments,
             Err(error) => return Ok(Err(error)),
         };
-        let mut rest = statement.sql.as_str();
+        let mut text = SqlText::new(&statement.sql);
         let mut begins_with_read = None;
         loop {
-            let mut compiled = match self.session.compile(rest) {
+            let rest = text.rest();
+            if let Err(error) = self.charge_compiling(budget::STEPS_PER_COMPILING) {
+                return Ok(Err(error));
+            }
+            let mut compiled = match self.session.compile(&mut text) {
                 Ok(compiled) => compiled,
                 Err(refused) => return Ok(Err(self.refused(refused)?)),
             };
-            let following = &rest[compiled.compiled.tail..];
+            let tail = compiled.compiled.tail;
+            text.advance(tail);
+            let following = text.rest();
+            let steps = compiled.compiled.statement.as_ref();
+            let steps = steps.map_or(0, |prepared| budget::compiling(&rest[..tail], prepared));
+            if let Err(error) = self.charge_compiling(steps) {
+                return Ok(Err(error));
+            }
             let Some(prepared) = &compiled.compiled.statement else {
                 return Ok(Ok(self.nothing(begins_with_read.unwrap_or(true))));
             };
@@ -162,8 +177,23 @@ impl<'a> Execution<'a> {
             if ran.is_err() || is_blank(following) {
                 return Ok(ran);
             }
-            rest = following;
         }
+    }
+
+    /// Counts what compiling costs. It has a budget of its own, as large as that of steps, so that
+    /// a COMMIT behind statements that used up theirs is still carried out. Charged also when the
+    /// cache spares it: what it holds is this node's affair.
+    ///
+    /// # Errors
+    /// The budget is used up.
+    fn charge_compiling(&mut self, steps: u64) -> Result<(), SqlError> {
+        let budget = self.settings.budget.steps;
+        match self.compiling_left.checked_sub(steps) {
+            Some(left) => self.compiling_left = left,
+            None if budget > 0 => return Err(budget::compiling_used_up(budget)),
+            None => {}
+        }
+        Ok(())
     }
 
     /// The result of a string that ends in a comment or a lone `;`.

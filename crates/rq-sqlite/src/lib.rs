@@ -59,7 +59,7 @@
 //! # Reading order
 //!
 //! `entry` (the words), `database`, `connection`, `state`; `ambient`, `vfs`, `functions`; `writer` and
-//! what it uses; `readers`, `query`, `bind`, `prepared`; `checkpoint`, `pages`; `page_reader`,
+//! what it uses; `readers`, `query`, `bind`, `sql_text`, `prepared`; `checkpoint`, `pages`; `page_reader`,
 //! `replace`.
 
 mod ambient;
@@ -91,6 +91,7 @@ mod readers;
 mod replace;
 mod rows;
 mod session;
+mod sql_text;
 mod state;
 mod statements;
 #[cfg(test)]

@@ -14,7 +14,7 @@
 
 use std::{
     collections::HashMap,
-    ffi::{CStr, CString, c_char, c_int, c_void},
+    ffi::{CStr, c_char, c_int, c_void},
     fmt, ptr,
     ptr::NonNull,
     slice,
@@ -23,7 +23,7 @@ use std::{
 use rq_sql::{Column, ValueRef};
 use rusqlite::{Connection, ffi};
 
-use crate::error::SqliteError;
+use crate::{error::SqliteError, sql_text::SqlText};
 
 /// SQL texts longer than this are compiled anew each time, so that a cache cannot hold much memory.
 const LONGEST_CACHED_TEXT: usize = 16 * 1024;
@@ -36,6 +36,8 @@ pub(crate) struct Prepared {
     statement: NonNull<ffi::sqlite3_stmt>,
     /// Slots for parameters; fixed by the text.
     parameters: usize,
+    /// The slots by their names; made when first asked for.
+    names: Option<HashMap<Box<[u8]>, usize>>,
     /// The columns as they were when the statement had been recompiled `described` times.
     columns: Vec<Column>,
     described: Option<c_int>,
@@ -57,28 +59,30 @@ pub(crate) struct Compiled {
 }
 
 impl Compiled {
-    /// Compiles the first statement of `sql`.
+    /// Compiles the first statement of what is left of `text`, and moves nothing.
     ///
     /// # Errors
     /// Whatever SQLite says to the text; a NUL byte in it.
-    pub(crate) fn new(connection: &Connection, sql: &str) -> Result<Self, SqliteError> {
-        let cacheable = sql.len() <= LONGEST_CACHED_TEXT;
-        let (statement, tail) = Prepared::new(connection, sql, cacheable)?;
-        Ok(Self { text: cacheable.then(|| sql.into()), statement, tail })
+    pub(crate) fn new(
+        connection: &Connection,
+        text: &mut SqlText<'_>,
+    ) -> Result<Self, SqliteError> {
+        let rest = text.rest();
+        let cacheable = rest.len() <= LONGEST_CACHED_TEXT;
+        let (statement, tail) = Prepared::new(connection, text, cacheable)?;
+        Ok(Self { text: cacheable.then(|| rest.into()), statement, tail })
     }
 }
 
 impl Prepared {
-    /// Compiles the first statement of `sql` and returns the offset of what follows it.
+    /// Compiles the first statement of what is left of `text` and returns the offset of what follows it.
     fn new(
         connection: &Connection,
-        sql: &str,
+        text: &mut SqlText<'_>,
         persistent: bool,
     ) -> Result<(Option<Self>, usize), SqliteError> {
-        if sql.as_bytes().contains(&0) {
-            let message = "SQL text contains a NUL character".to_owned();
-            return Err(SqliteError { code: ffi::SQLITE_ERROR, message });
-        }
+        let sql = text.terminated()?;
+        debug_assert_eq!(sql.last(), Some(&0), "SQLite copies what does not end in a NUL byte");
         let Ok(length) = c_int::try_from(sql.len()) else {
             let message = "statement too long".to_owned();
             return Err(SqliteError { code: ffi::SQLITE_TOOBIG, message });
@@ -88,12 +92,12 @@ impl Prepared {
         let database = unsafe { connection.handle() };
         let mut statement = ptr::null_mut();
         let mut tail = ptr::null();
-        let text = sql.as_ptr().cast::<c_char>();
-        // SAFETY: `text` is valid for `length` bytes, both results are written before the return.
+        let start = sql.as_ptr().cast::<c_char>();
+        // SAFETY: `start` is valid for `length` bytes, both results are written before the return.
         let code = unsafe {
             ffi::sqlite3_prepare_v3(
                 database,
-                text,
+                start,
                 length,
                 flags,
                 &raw mut statement,
@@ -104,12 +108,16 @@ impl Prepared {
             return Err(error_of(database, code));
         }
         // An end within the text always lies behind a whole token, hence at a character boundary.
-        let tail = (tail as usize).saturating_sub(text as usize).min(sql.len());
+        let tail = (tail as usize).saturating_sub(start as usize).min(sql.len() - 1);
         let Some(statement) = NonNull::new(statement) else { return Ok((None, tail)) };
         // SAFETY: the statement was just made.
         let parameters = unsafe { ffi::sqlite3_bind_parameter_count(statement.as_ptr()) };
         let parameters = usize::try_from(parameters).unwrap_or_default();
-        Ok((Some(Self { statement, parameters, columns: Vec::new(), described: None }), tail))
+        let names = None;
+        Ok((
+            Some(Self { statement, parameters, names, columns: Vec::new(), described: None }),
+            tail,
+        ))
     }
 
     /// Compiles a text that is known to be exactly one statement, kept for the connection's life.
@@ -117,7 +125,7 @@ impl Prepared {
     /// # Errors
     /// Whatever SQLite says.
     pub(crate) fn internal(connection: &Connection, sql: &str) -> Result<Self, SqliteError> {
-        let (statement, _) = Self::new(connection, sql, true)?;
+        let (statement, _) = Self::new(connection, &mut SqlText::new(sql), true)?;
         statement.ok_or_else(|| SqliteError {
             code: ffi::SQLITE_MISUSE,
             message: format!("not a statement: {sql}"),
@@ -130,11 +138,24 @@ impl Prepared {
     }
 
     /// The slot of the parameter written as `name` (with its prefix character), counted from 1.
-    pub(crate) fn parameter_index(&self, name: &str) -> Option<usize> {
-        let name = CString::new(name).ok()?;
-        // SAFETY: the statement is alive and the name ends with a NUL byte.
-        let index = unsafe { ffi::sqlite3_bind_parameter_index(self.raw(), name.as_ptr()) };
-        usize::try_from(index).ok().filter(|index| *index > 0)
+    pub(crate) fn parameter_index(&mut self, name: &str) -> Option<usize> {
+        if self.names.is_none() {
+            self.names = Some(self.parameter_names());
+        }
+        self.names.as_ref()?.get(name.as_bytes()).copied()
+    }
+
+    /// All names at once: SQLite looks through all of them for each that it is asked for.
+    fn parameter_names(&self) -> HashMap<Box<[u8]>, usize> {
+        let name = |slot: usize| {
+            let index = c_int::try_from(slot).ok()?;
+            // SAFETY: the statement is alive; a slot without a name is answered with null.
+            let name = unsafe { ffi::sqlite3_bind_parameter_name(self.raw(), index) };
+            // SAFETY: the name lives as long as the statement and ends with a NUL byte.
+            let name = (!name.is_null()).then(|| unsafe { CStr::from_ptr(name) })?;
+            Some((name.to_bytes().into(), slot))
+        };
+        (1..=self.parameters).filter_map(name).collect()
     }
 
     /// Binds a value (copied) to a slot, counted from 1. The statement must not be running.
@@ -382,7 +403,7 @@ impl StatementCache {
         Self { kept: HashMap::new(), capacity, uses: 0 }
     }
 
-    /// Takes the first statement of `sql` out of the cache, or compiles it. Give it back with
+    /// Takes the first statement of what is left of `text` out of the cache, or compiles it. Give it back with
     /// [`put`](Self::put) to have it cached.
     ///
     /// # Errors
@@ -390,13 +411,15 @@ impl StatementCache {
     pub(crate) fn take(
         &mut self,
         connection: &Connection,
-        sql: &str,
+        text: &mut SqlText<'_>,
     ) -> Result<Compiled, SqliteError> {
-        match self.kept.remove_entry(sql) {
+        // What cannot be there is not looked for: that would take time for all that is left.
+        let known = Some(text.rest()).filter(|rest| rest.len() <= LONGEST_CACHED_TEXT);
+        match known.and_then(|rest| self.kept.remove_entry(rest)) {
             Some((text, Kept { statement, tail, .. })) => {
                 Ok(Compiled { text: Some(text), statement, tail })
             }
-            None => Compiled::new(connection, sql),
+            None => Compiled::new(connection, text),
         }
     }
 

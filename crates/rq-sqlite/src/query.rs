@@ -27,11 +27,15 @@ use crate::{
     memory,
     prepared::{Compiled, Prepared},
     readers::{CancelFlag, Patience, QueryError, Reader, Readers},
+    sql_text::SqlText,
 };
 
 /// The VM steps that each statement counts for at least, against the allowance: compiling and
 /// encoding cost as well.
 const STEPS_PER_STATEMENT: u64 = 500;
+
+/// How many bytes of SQL text a query with an allowance may compile; beyond, it yields at once.
+const LONGEST_ALLOWED_TEXT: usize = 64 * 1024;
 
 /// The VM steps between two calls of the progress handler, as installed by the pool.
 const STEPS_PER_LOOK: u64 = 1000;
@@ -51,6 +55,12 @@ pub struct Query<'a> {
     /// How many VM steps all statements may take together, to a precision of a thousand. `None` is
     /// without limit; with a limit the call also never waits for a connection.
     pub step_allowance: Option<u64>,
+}
+
+impl Query<'_> {
+    fn text_bytes(&self) -> usize {
+        self.statements.iter().map(|statement| statement.sql.len()).sum()
+    }
 }
 
 /// How a query ended.
@@ -85,6 +95,9 @@ impl Readers {
         query: &Query<'_>,
         sink: &mut dyn ResultSink,
     ) -> Result<QueryEnd, QueryError> {
+        if query.step_allowance.is_some() && query.text_bytes() > LONGEST_ALLOWED_TEXT {
+            return Ok(QueryEnd::Yielded);
+        }
         let patience = match (query.step_allowance, query.deadline) {
             (Some(_), _) => Patience::None,
             (None, Some(deadline)) => Patience::Until(deadline),
@@ -159,10 +172,10 @@ impl Reader {
         sink: &mut dyn ResultSink,
     ) -> Result<End, SqlError> {
         let mut arguments = Arguments::new(&statement.parameters, Origin::Read)?;
-        let mut rest = statement.sql.as_str();
-        let mut current = self.next(&mut rest, &mut arguments)?;
+        let mut text = SqlText::new(&statement.sql);
+        let mut current = self.next(&mut text, &mut arguments)?;
         while let Some(mut compiled) = current {
-            let next = match self.next(&mut rest, &mut arguments) {
+            let next = match self.next(&mut text, &mut arguments) {
                 Ok(next) => next,
                 Err(error) => {
                     self.statements.put(compiled);
@@ -187,25 +200,31 @@ impl Reader {
         Ok(End::Empty)
     }
 
-    /// Compiles and binds the next statement that is not empty, and moves `rest` behind it.
+    /// Compiles and binds the next statement that is not empty, and moves `text` behind it.
     fn next(
         &mut self,
-        rest: &mut &str,
+        text: &mut SqlText<'_>,
         arguments: &mut Arguments<'_>,
     ) -> Result<Option<Compiled>, SqlError> {
         let watch = Arc::clone(&self.watch);
         let refusal = || watch.take_refusal();
-        while !rest.is_empty() {
+        while !text.is_at_end() {
+            // Compiling costs as well, and no progress handler looks meanwhile.
+            if text.is_begun()
+                && let Some(stop) = self.control.check()
+            {
+                return Err(stop.into_sql_error());
+            }
             // VACUUM leaves one behind that is not meant.
             refusal();
             let mut compiled = self
                 .statements
-                .take(&self.connection, rest)
+                .take(&self.connection, text)
                 .map_err(|error| explain_refusal(self.control.explain(error), refusal()))?;
             if compiled.statement.as_ref().is_some_and(Prepared::is_explain) {
-                compiled = self.explain_anew(rest)?;
+                compiled = self.explain_anew(text)?;
             }
-            *rest = rest.get(compiled.tail.max(1)..).unwrap_or_default();
+            text.advance(compiled.tail.max(1));
             match &mut compiled.statement {
                 Some(statement) => {
                     if let Err(error) = arguments.bind_next(statement) {
@@ -221,21 +240,21 @@ impl Reader {
     }
 
     /// Compiles an EXPLAIN against the newest schema: run alone it never looks whether that changed.
-    fn explain_anew(&mut self, sql: &str) -> Result<Compiled, SqlError> {
+    fn explain_anew(&mut self, text: &mut SqlText<'_>) -> Result<Compiled, SqlError> {
         let looked = self.look.step();
         self.look.reset();
         looked
-            .and_then(|_| Compiled::new(&self.connection, sql))
+            .and_then(|_| Compiled::new(&self.connection, text))
             .map_err(|error| self.control.explain(error))
     }
 
     fn classify(&mut self, sql: &str) -> ReadOrWrite {
-        let mut rest = sql;
-        while !rest.is_empty() {
-            let Ok(compiled) = self.statements.take(&self.connection, rest) else {
+        let mut text = SqlText::new(sql);
+        while !text.is_at_end() {
+            let Ok(compiled) = self.statements.take(&self.connection, &mut text) else {
                 return ReadOrWrite::Write;
             };
-            rest = rest.get(compiled.tail.max(1)..).unwrap_or_default();
+            text.advance(compiled.tail.max(1));
             let reads = compiled
                 .statement
                 .as_ref()

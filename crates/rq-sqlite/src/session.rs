@@ -23,6 +23,7 @@ use crate::{
     functions::RequestStart,
     prepared::Prepared,
     prng::Determined,
+    sql_text::SqlText,
     statements::{ClientStatement, ClientStatements, Refused},
 };
 
@@ -304,9 +305,9 @@ impl Session {
         Ok(())
     }
 
-    /// Compiles the first statement of `sql` under a client's rights.
-    pub(crate) fn compile(&mut self, sql: &str) -> Result<ClientStatement, Refused> {
-        self.statements.take(&self.connection, &self.watch, sql)
+    /// Compiles the first statement of what is left of `text` under a client's rights.
+    pub(crate) fn compile(&mut self, text: &mut SqlText<'_>) -> Result<ClientStatement, Refused> {
+        self.statements.take(&self.connection, &self.watch, text)
     }
 
     /// Takes a client's statement back after it ran. `sql` is what it was compiled from.

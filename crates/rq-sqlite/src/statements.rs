@@ -21,6 +21,7 @@ use crate::{
     facts::{Facts, Insert, Schema},
     memory,
     prepared::Compiled,
+    sql_text::SqlText,
     state::STATE_TABLE,
 };
 
@@ -68,7 +69,8 @@ impl ClientStatements {
         Self { kept: HashMap::new(), capacity, uses: 0, has_rowids: HashMap::new() }
     }
 
-    /// Takes the first statement of `sql` out of the cache, or compiles it under a client's rights.
+    /// Takes the first statement of what is left of `text` out of the cache, or compiles it under a
+    /// client's rights.
     ///
     /// # Errors
     /// Whatever SQLite or the authorizer say to the text.
@@ -76,14 +78,17 @@ impl ClientStatements {
         &mut self,
         writer: &Connection,
         watch: &Watch,
-        sql: &str,
+        text: &mut SqlText<'_>,
     ) -> Result<ClientStatement, Refused> {
-        if let Some((text, kept)) = self.kept.remove_entry(sql) {
+        let sql = text.rest();
+        // What cannot be there is not looked for: that would take time for all that is left.
+        let known = Some(sql).filter(|sql| sql.len() <= LONGEST_KEPT_TEXT);
+        if let Some((text, kept)) = known.and_then(|sql| self.kept.remove_entry(sql)) {
             return Ok(ClientStatement { text: Some(text), ..kept.statement });
         }
         watch.begin(Phase::Compile);
         let failed_allocations = memory::failed_allocations();
-        let compiled = Compiled::new(writer, sql);
+        let compiled = Compiled::new(writer, text);
         let seen = watch.end();
         let compiled = compiled.map_err(|error| Refused {
             error: error.with_refused_size(failed_allocations),

@@ -304,6 +304,39 @@ fn after_the_deadline_this_and_all_later_statements_report_it() {
     assert_eq!(single(&read(&bare.parts.readers, &["SELECT 3"])[0]), Ok(Value::Integer(3)));
 }
 
+/// The looks of the progress handler never come: each statement takes a few steps.
+#[test]
+fn between_the_statements_of_a_text_deadline_cancelling_and_allowance_are_looked_at() {
+    let bare = library();
+    let text = Statement::new("SELECT 1;".repeat(100_000));
+    let statements = [text, Statement::new("SELECT 2")];
+    let query = Query { statements: &statements, ..Query::default() };
+    let message = |query: &Query<'_>| {
+        let outcomes = collect(&bare.parts.readers, query).unwrap();
+        values(&outcomes[0]).map_err(str::to_owned).map(drop)
+    };
+    let deadline = Some(Instant::now() + Duration::from_millis(20));
+    assert_eq!(message(&Query { deadline, ..query.clone() }), Err("query timeout".to_owned()));
+    let cancel = CancelFlag::new();
+    let flag = cancel.clone();
+    let canceller = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(20));
+        flag.cancel();
+    });
+    let cancelled = message(&Query { cancel: Some(cancel), ..query.clone() });
+    canceller.join().unwrap();
+    assert_eq!(cancelled, Err("query cancelled by its client".to_owned()));
+    assert_eq!(message(&query), Ok(()));
+    // Short enough to be begun under an allowance, which 6,000 statements use up.
+    let statements = [Statement::new("SELECT 1;".repeat(6_000))];
+    for (allowance, expected) in [(1_000_000, QueryEnd::Yielded), (10_000_000, QueryEnd::Done)] {
+        let step_allowance = Some(allowance);
+        let query = Query { statements: &statements, step_allowance, ..Query::default() };
+        let end = bare.parts.readers.query(&query, &mut Collected::default());
+        assert_eq!(end, Ok(expected), "with {allowance}");
+    }
+}
+
 #[test]
 fn a_cancelled_query_ends_soon_and_the_connection_goes_on() {
     let bare = library();
