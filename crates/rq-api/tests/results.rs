@@ -1,10 +1,10 @@
 //! Answers of execute, query and request, byte for byte.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use rq_api::{
     error::Code,
-    results::{Answer, Envelope, Limits, Options, Results},
+    results::{Answer, Envelope, Limits, Options, Results, Room},
 };
 use rq_sql::{Column, End, ErrorKind, Origin, ResultSink as _, Rows, SqlError, Value};
 
@@ -506,12 +506,39 @@ fn reset_forgets_everything() {
     assert!(results.is_empty());
     results.end(done(0, 1), Duration::ZERO);
     let answer = finish(results);
-    assert_eq!(
-        answer,
-        Answer {
-            body: br#"{"results":[{"rows_affected":1}]}"#.to_vec(),
-            code: None,
-            has_effect: true
-        }
-    );
+    assert_eq!(answer.body, br#"{"results":[{"rows_affected":1}]}"#);
+    assert_eq!((answer.code, answer.has_effect), (None, true));
+}
+
+#[test]
+fn answers_share_a_room_until_they_are_dropped() {
+    let list = columns(&[("a", "blob")]);
+    let room = Room::new(4 << 20);
+    let make = |length: usize| {
+        let mut results =
+            Results::new(Options::default(), Limits::default()).within(Arc::clone(&room));
+        push(&mut results, &list, vec![vec![Value::Blob(vec![0; length])]]);
+        finish(results)
+    };
+    let small = make(10_000);
+    assert!(small.share.is_none() && room.taken() == 0);
+    let first = make(1_500_000);
+    assert!(!first.lacked_room && first.code.is_none());
+    assert_eq!(room.taken(), first.body.len());
+    let second = make(1_500_000);
+    assert!(second.lacked_room);
+    assert_eq!(second.code, Some(Code::ResultTooLarge));
+    // What was refused takes nothing.
+    assert_eq!(room.taken(), first.body.len());
+    drop(first);
+    assert_eq!(room.taken(), 0);
+    assert!(!make(1_500_000).lacked_room);
+    assert_eq!(room.taken(), 0);
+    // Many small rows take it step by step.
+    let rows = || (0..100).map(|_| vec![Value::Blob(vec![0; 10_000])]).collect::<Vec<_>>();
+    let mut results = Results::new(Options::default(), Limits::default()).within(Arc::clone(&room));
+    push(&mut results, &list, rows());
+    assert!(room.taken() >= 1_000_000, "{}", room.taken());
+    let answer = finish(results);
+    assert_eq!(room.taken(), answer.body.len());
 }

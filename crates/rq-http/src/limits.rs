@@ -23,6 +23,9 @@ pub struct Limits {
     pub result_rows_max: u64,
     /// Bytes of one answer. Beyond: an error in place of the result that does not fit.
     pub result_bytes_max: usize,
+    /// Bytes of all answers being made or sent at one moment, small ones (64 KiB) not counted. Beyond: 503 with
+    /// `Retry-After`; of a write that is done an error in place of the result.
+    pub results_bytes_max: usize,
     /// Requests being worked on at one moment; those whose body has not come yet are not. Beyond: 503 with
     /// `Retry-After`, except for `/status` and `/readyz`, which have as many places of their own.
     pub requests_max: usize,
@@ -55,6 +58,7 @@ impl Default for Limits {
             parameters_max: 4_000_000,
             result_rows_max: 10_000_000,
             result_bytes_max: 256 << 20,
+            results_bytes_max: 1 << 30,
             requests_max: 4096,
             connections_max: 8192,
             head_time_max: Duration::from_secs(10),

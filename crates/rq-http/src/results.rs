@@ -1,8 +1,11 @@
 //! Encoders of results, as a request asks for them, and the replies made of them.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
 use rq_api::{
     error::{Code, Outcome},
-    results::{Envelope, Limits, Options, Results},
+    results::{Envelope, Limits, Options, Results, Share},
 };
 
 use rq_node::{Level, Served, Written};
@@ -88,11 +91,16 @@ impl Done {
         Self { index: served.index, by: served.served_by.into(), level: Some(level), unit }
     }
 
+    /// Whether the request had no effect, whatever became of its statements.
+    fn is_without_effect(&self) -> bool {
+        self.index.is_none() || self.unit == Unit::Reads
+    }
+
     /// What is known about the effect of the request, of which a statement failed with `code`. `has_effect` is
     /// whether another one, or even this one, may have had its effect for all that its result says.
     fn outcome(&self, code: Code, has_effect: bool) -> Outcome {
         // What never went through the log had no effect, whatever its code says in general.
-        if self.index.is_none() {
+        if self.is_without_effect() {
             return Outcome::NotDone;
         }
         match self.unit {
@@ -121,7 +129,26 @@ pub(crate) fn encoder(call: &Call<'_>, kind: Kind) -> Results {
         rows_max: if limits.result_rows_max == 0 { u64::MAX } else { limits.result_rows_max },
         bytes_max: if limits.result_bytes_max == 0 { usize::MAX } else { limits.result_bytes_max },
     };
-    Results::new(options, limits)
+    Results::new(options, limits).within(Arc::clone(&call.service.answers))
+}
+
+/// The bytes of an answer, which count among those of all answers until they are sent.
+struct Counted {
+    body: Vec<u8>,
+    _share: Share,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
+    }
+}
+
+fn counted(body: Vec<u8>, share: Option<Share>) -> Bytes {
+    match share {
+        Some(share) => Bytes::from_owner(Counted { body, _share: share }),
+        None => body.into(),
+    }
 }
 
 /// The reply that holds the results.
@@ -132,12 +159,17 @@ pub(crate) fn reply(call: &Call<'_>, results: Results, done: Done) -> Reply {
         ..Envelope::default()
     };
     match results.finish(&envelope) {
+        // Nothing was done, so that it may well be asked again.
+        Ok(answer) if answer.lacked_room && done.is_without_effect() => {
+            call.service.metrics.overloads.increment();
+            error::overloaded("the answers of other requests take all memory; try again later")
+        }
         Ok(answer) => Reply {
             error: answer
                 .code
                 .map(|code| code.header_value_with(done.outcome(code, answer.has_effect))),
             level: done.level,
-            ..Reply::json(answer.body).served(done.by)
+            ..Reply::json(counted(answer.body, answer.share)).served(done.by)
         },
         Err(unrepresentable) => error::unrepresentable_reply(&unrepresentable.to_string()),
     }

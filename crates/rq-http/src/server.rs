@@ -12,7 +12,7 @@ use std::{
 
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
-use rq_api::duration::GoDuration;
+use rq_api::{duration::GoDuration, results::Room};
 use rq_security::ClientCertificates;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use thiserror::Error;
@@ -111,6 +111,7 @@ impl Bound {
         let started_at = Timestamp::now();
         let epoch = u64::try_from(started_at.as_nanosecond()).unwrap_or_default();
         let (queue, worker) = Queue::new(options.queue, epoch, slot.clone(), Arc::clone(&metrics));
+        let answers = Room::new(options.limits.results_bytes_max);
         let service = Arc::new(Service {
             options,
             envelope,
@@ -125,6 +126,7 @@ impl Bound {
             questions: AtomicUsize::new(0),
             streams_unread: AtomicUsize::new(0),
             body_bytes: AtomicU64::new(0),
+            answers,
             watch: Arc::clone(&watch),
         });
         let (stop_accepting, stopped) = watch::channel(false);

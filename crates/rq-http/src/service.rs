@@ -22,7 +22,7 @@ use bytes::Bytes;
 use http::{Method, StatusCode, header::AUTHORIZATION, request::Parts};
 use hyper::body::Incoming;
 use jiff::Timestamp;
-use rq_api::params::Params;
+use rq_api::{params::Params, results::Room};
 use rq_node::{Error, Node};
 use rq_security::{Credentials, Users};
 use tokio_rustls::rustls::ServerConfig;
@@ -69,6 +69,8 @@ pub(crate) struct Service {
     /// HTTP/2 streams whose body has not come yet.
     pub(crate) streams_unread: AtomicUsize,
     pub(crate) body_bytes: AtomicU64,
+    /// The memory of all answers.
+    pub(crate) answers: Arc<Room>,
     pub(crate) watch: Arc<Watch>,
 }
 

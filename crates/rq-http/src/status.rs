@@ -93,6 +93,7 @@ fn http(service: &Service, status: Option<&Status>) -> Value {
             "connections": service.watch.count(),
             "requests": service.requests.load(Ordering::Relaxed),
             "body_bytes": service.body_bytes.load(Ordering::Relaxed),
+            "answer_bytes": service.answers.taken(),
         },
         "warnings": warnings(service),
     });

@@ -70,6 +70,10 @@ pub struct OwnFlags {
     /// nevertheless
     #[arg(long, value_name = "uint", default_value = "268435456", value_parser = parse_uint)]
     pub limit_result_bytes: u64,
+    /// Most bytes of all answers being made or sent at the same time. Beyond: 503 with Retry-After;
+    /// of a write that is done an error in place of the result
+    #[arg(long, value_name = "uint", default_value = "1073741824", value_parser = parse_uint)]
+    pub limit_all_results_bytes: u64,
     /// Longest time of a read that states none itself. Beyond: an error of its statement
     #[arg(long, value_name = "duration", default_value = "5m")]
     pub limit_query_time: GoDuration,

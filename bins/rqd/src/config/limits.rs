@@ -38,6 +38,8 @@ pub struct Limits {
     pub result_rows: Option<u64>,
     /// The most bytes of one answer.
     pub result_bytes: Option<u64>,
+    /// The most bytes of all answers being made or sent at the same time.
+    pub all_results_bytes: Option<u64>,
     /// The longest time of a read that states none itself.
     pub query_time: Option<Duration>,
     /// The most steps of the virtual machine for one written statement.
@@ -80,6 +82,7 @@ impl Limits {
             request_time: length_or_never("limit-request-time", flags.limit_request_time)?,
             result_rows: amount(flags.limit_result_rows),
             result_bytes: amount(flags.limit_result_bytes),
+            all_results_bytes: amount(flags.limit_all_results_bytes),
             query_time: length_or_never("limit-query-time", flags.limit_query_time)?,
             write_steps: amount(flags.limit_write_steps),
             write_pages: amount(flags.limit_write_pages),

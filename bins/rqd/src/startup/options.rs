@@ -57,6 +57,7 @@ pub(crate) fn http_options(
             statements_max: limits.statements.unwrap_or_default(),
             result_rows_max: limits.result_rows.unwrap_or_default(),
             result_bytes_max: saturated(limits.result_bytes),
+            results_bytes_max: saturated(limits.all_results_bytes),
             requests_max: limits.concurrent_requests.unwrap_or_default(),
             connections_max: limits.connections.unwrap_or_default(),
             head_time_max: limits.header_time.unwrap_or_default(),

@@ -2,7 +2,7 @@
 //!
 //! A result that fails after rows were written is cut off the buffer and replaced by its error.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rq_sql::{Column, End, ErrorKind, Origin, ResultSink, SinkError, SqlError, ValueRef};
@@ -10,6 +10,7 @@ use rq_sql::{Column, End, ErrorKind, Origin, ResultSink, SinkError, SqlError, Va
 use super::{
     column::{Columns, Conversion},
     date,
+    room::{Room, Share},
 };
 use crate::{error::Code, json};
 
@@ -63,7 +64,7 @@ pub struct Envelope<'a> {
 }
 
 /// An encoded answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Answer {
     /// The body.
     pub body: Vec<u8>,
@@ -73,6 +74,10 @@ pub struct Answer {
     /// Whether a statement among them may have had an effect of its own: one that gave no error, or an error that
     /// leaves it as it is.
     pub has_effect: bool,
+    /// Whether a result was left out because answers took all the memory they may.
+    pub lacked_room: bool,
+    /// What the body takes of the memory of all answers, to be kept as long as the body; `None` if it is not counted.
+    pub share: Option<Share>,
 }
 
 /// The whole answer fails, because a number is infinite. Displays as the text of the 500 answer.
@@ -101,10 +106,15 @@ pub struct Results {
     failure: Option<Unrepresentable>,
     code: Option<Code>,
     has_effect: bool,
+    lacked_room: bool,
+    share: Option<Share>,
 }
 
 /// Most answers fit in this, so most need only one allocation.
 const SMALL_ANSWER_BYTES: usize = 256;
+
+/// Bytes of a row beyond which memory for it is taken exactly, and given back if it fails.
+const LARGE_ROW_BYTES: usize = 1 << 20;
 
 const OPENING: &[u8] = b"{\"results\":[";
 
@@ -124,7 +134,15 @@ impl Results {
             failure: None,
             code: None,
             has_effect: false,
+            lacked_room: false,
+            share: None,
         }
+    }
+
+    /// The same, and the answer takes its memory from a common room. Beyond it, results fail.
+    #[must_use]
+    pub fn within(self, room: Arc<Room>) -> Self {
+        Self { share: Some(Share::new(room)), ..self }
     }
 
     /// The code of the first result so far that failed, or that held an infinite number.
@@ -160,10 +178,16 @@ impl Results {
             json::write_unsigned(&mut self.out, index);
         }
         self.out.push(b'}');
+        let body = json::finish(self.out, self.options.pretty);
+        if let Some(share) = &mut self.share {
+            share.settle(body.len());
+        }
         Ok(Answer {
-            body: json::finish(self.out, self.options.pretty),
+            body,
             code: self.code,
             has_effect: self.has_effect,
+            lacked_room: self.lacked_room,
+            share: self.share.filter(|share| !share.is_empty()),
         })
     }
 
@@ -303,6 +327,23 @@ impl Results {
         Err(SinkError { kind: ErrorKind::ResultTooLarge, message })
     }
 
+    /// Makes sure of the memory for a row whose values take at least `more` bytes, which SQLite holds as well.
+    fn make_room(&mut self, more: usize) -> Result<(), SinkError> {
+        let Some(share) = &mut self.share else { return Ok(()) };
+        let copies = if self.options.pretty { 2 } else { 1 };
+        let needed = self.out.len().saturating_add(more);
+        if !self.lacked_room && share.hold(needed.saturating_mul(copies).saturating_add(more)) {
+            if more > LARGE_ROW_BYTES {
+                // Not twice as much, as a vector that grows takes otherwise.
+                self.out.reserve_exact(more + more / 2);
+            }
+            return Ok(());
+        }
+        self.lacked_room = true;
+        let message = "the answers of all requests take more memory than they may; try again later";
+        Err(SinkError { kind: ErrorKind::ResultTooLarge, message: message.to_owned() })
+    }
+
     fn end_rows(&mut self, elapsed: Duration) {
         let rows = self.rows.unwrap_or_default();
         if rows == 0 {
@@ -353,6 +394,12 @@ impl Results {
     fn end_error(&mut self, error: &SqlError) {
         if self.rows.is_some() {
             self.out.truncate(self.result_start);
+            if self.out.capacity() > LARGE_ROW_BYTES {
+                self.out.shrink_to(self.result_start);
+                if let Some(share) = &mut self.share {
+                    share.settle(self.out.len());
+                }
+            }
         }
         self.begin_result();
         let with_rows = self.options.associative && error.origin == Origin::Read;
@@ -404,7 +451,9 @@ impl ResultSink for Results {
     fn row(&mut self, row: &[ValueRef<'_>]) -> Result<(), SinkError> {
         let rows = self.rows.unwrap_or_default() + 1;
         // Before anything is written: one value can be far larger than the limit.
-        self.check_limits(rows, row.iter().map(least_bytes).sum())?;
+        let more = row.iter().map(least_bytes).sum();
+        self.check_limits(rows, more)?;
+        self.make_room(more)?;
         if rows == 1 {
             self.columns.infer(row);
             self.write_types();
@@ -463,5 +512,6 @@ impl ResultSink for Results {
         self.failure = None;
         self.code = None;
         self.has_effect = false;
+        self.lacked_room = false;
     }
 }

@@ -6,5 +6,7 @@
 mod column;
 mod date;
 mod encoder;
+mod room;
 
 pub use encoder::{Answer, Envelope, Limits, Options, Results, Unrepresentable};
+pub use room::{Room, Share};

@@ -289,6 +289,38 @@ fn a_client_that_does_not_take_its_answer_loses_the_connection() {
 }
 
 #[test]
+fn all_answers_together_are_limited() {
+    let fixture = Fixture::start(|options| options.limits.results_bytes_max = 100 << 20);
+    let large = "/db/query?q=SELECT+hex(zeroblob(20000000))";
+    let held = || {
+        let text = fixture.get("/status?key=http.load.answer_bytes").text().to_owned();
+        text.parse::<u64>().unwrap()
+    };
+    // Whoever does not take an answer holds its memory. (A part of it is with the kernel.)
+    let mut slow = fixture.connect();
+    slow.send(format!("GET {large} HTTP/1.1\r\nHost: x\r\n\r\n"));
+    eventually("the answer is made", || (40_000_000..64_000_000).contains(&held()));
+    let response = fixture.get(large);
+    response
+        .expect_text_error(503, "the answers of other requests take all memory; try again later");
+    assert_eq!(response.header("Retry-After"), Some("1"));
+    assert_eq!(response.header("X-Rq-Error"), Some("overloaded; outcome=not-done"));
+    // A write is done all the same, and says so.
+    fixture.post("/db/execute", r#"["CREATE TABLE t(a)"]"#).expect(200, r#"{"results":[{}]}"#);
+    let body = r#"["INSERT INTO t VALUES(1) RETURNING hex(zeroblob(20000000))"]"#;
+    let response = fixture.post("/db/execute", body);
+    assert_eq!(response.status, 200);
+    assert!(response.text().contains("more memory than they may"), "{}", response.text());
+    assert_eq!(response.header("X-Rq-Error"), Some("result_too_large; outcome=unknown"));
+    // Small ones are not counted.
+    assert_eq!(fixture.get("/db/query?q=SELECT+count(*)+FROM+t").status, 200);
+    assert_eq!(slow.receive().body.len(), 40_000_000 + 86);
+    eventually("room is given back", || held() == 0);
+    assert_eq!(fixture.get(large).body.len(), 40_000_000 + 86);
+    assert_eq!(held(), 0);
+}
+
+#[test]
 fn rows_and_bytes_of_a_result_are_limited() {
     let fixture = Fixture::start(|options| {
         options.limits.result_rows_max = 10;
