@@ -9,7 +9,8 @@ use rq_sql::Statement;
 
 use crate::{respond::Reply, service::Call};
 
-/// How long the read that proves that the database answers may take.
+/// How long the read that proves that the database answers may take, if the client does not state less. It
+/// includes the wait for a connection: with all of them busy for longer, this node serves nobody else either.
 const PROOF_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// `/readyz`.
@@ -54,9 +55,13 @@ async fn examine(call: &Call<'_>) -> Readiness {
         };
         return Readiness::NotSynced { error };
     }
-    match prove(node).await {
-        Ok(()) => Readiness::Ready { synced },
-        Err((error, rows)) => Readiness::DatabaseFailed { synced, error, rows },
+    match tokio::time::timeout(PROOF_TIMEOUT.min(call.timeout()), prove(node)).await {
+        Ok(Ok(())) => Readiness::Ready { synced },
+        Ok(Err((error, rows))) => Readiness::DatabaseFailed { synced, error, rows },
+        Err(_elapsed) => {
+            let error = "timeout waiting for a read".to_owned();
+            Readiness::DatabaseFailed { synced, error, rows: "[]".to_owned() }
+        }
     }
 }
 

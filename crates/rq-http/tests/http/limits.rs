@@ -381,3 +381,22 @@ fn slow_reads_take_no_worker_from_everything_else() {
         client.receive().expect(200, rows);
     }
 }
+
+/// The pool of the fixture has 16 connections.
+#[test]
+fn readiness_does_not_wait_for_a_reader_longer_than_its_timeout() {
+    let fixture = Fixture::start(|_| {});
+    let node = fixture.slot.get().unwrap().clone();
+    let mut busy: Vec<_> = (0..16).map(|_| fixture.connect()).collect();
+    for client in &mut busy {
+        client.send(format!("GET {ENDLESS} HTTP/1.1\r\nHost: x\r\n\r\n"));
+    }
+    eventually("all connections are taken", || node.status().database.readers_busy == 16);
+    let response = fixture.get("/readyz?timeout=300ms");
+    response.expect(
+        503,
+        "[+]node ok\n[+]leader ok\n[+]store ok\n[+]db not ok: (timeout waiting for a read, [])",
+    );
+    drop(busy);
+    eventually("it is ready again", || fixture.get("/readyz?timeout=5s").status == 200);
+}
