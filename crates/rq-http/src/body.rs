@@ -17,6 +17,26 @@ use crate::{limits::SMALL_BODY_BYTES, service::Service, vitals::Vitals};
 /// The most that is set aside for a body because of its announced length alone.
 const CAPACITY_AHEAD_BYTES: u64 = 1 << 20;
 
+/// The body of a request on its way in. The HTTP library does not say of a chunked one that has been read that
+/// nothing is left of it.
+#[derive(Debug)]
+pub(crate) struct Inbound {
+    incoming: Incoming,
+    is_read: bool,
+}
+
+impl Inbound {
+    /// A body of which nothing has been read.
+    pub(crate) fn new(incoming: Incoming) -> Self {
+        Self { incoming, is_read: false }
+    }
+
+    /// Whether nothing is left of it.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_read || self.incoming.is_end_stream()
+    }
+}
+
 /// A body, and its share of the bytes all bodies together may take.
 pub(crate) struct Body<'a> {
     /// The bytes.
@@ -43,26 +63,26 @@ pub(crate) enum BodyError {
 
 /// Reads the whole body.
 pub(crate) async fn read<'a>(
-    incoming: &mut Incoming,
+    inbound: &mut Inbound,
     vitals: Option<&Vitals>,
     service: &'a Service,
 ) -> Result<Body<'a>, BodyError> {
     let limits = service.limits();
     let limit = if limits.body_bytes_max == 0 { u64::MAX } else { limits.body_bytes_max };
-    if incoming.size_hint().lower() > limit {
+    if inbound.incoming.size_hint().lower() > limit {
         return Err(BodyError::TooLarge { limit });
     }
     let mut share = None;
     let _stream = if vitals.is_none() { Some(Stream::new(service)?) } else { None };
     let pause_max = limits.body_pause_max;
-    let Some(first) = next(incoming, vitals, pause_max).await? else {
+    let Some(first) = next(inbound, vitals, pause_max).await? else {
         return Ok(Body { bytes: Bytes::new(), share: None });
     };
-    if incoming.is_end_stream() {
+    if inbound.is_over() {
         take_share(&mut share, service, first.len() as u64)?;
         return within(first.len() as u64, limit).map(|()| Body { bytes: first, share });
     }
-    let announced = incoming.size_hint().lower().min(CAPACITY_AHEAD_BYTES);
+    let announced = inbound.incoming.size_hint().lower().min(CAPACITY_AHEAD_BYTES);
     let mut bytes = Vec::with_capacity(first.len() + usize::try_from(announced).unwrap_or(0));
     let mut piece = Some(first);
     while let Some(data) = piece {
@@ -70,7 +90,7 @@ pub(crate) async fn read<'a>(
         within(length, limit)?;
         take_share(&mut share, service, length)?;
         bytes.extend_from_slice(&data);
-        piece = next(incoming, vitals, pause_max).await?;
+        piece = next(inbound, vitals, pause_max).await?;
     }
     Ok(Body { bytes: bytes.into(), share })
 }
@@ -81,12 +101,12 @@ fn within(length: u64, limit: u64) -> Result<(), BodyError> {
 
 /// The next piece of data; trailers are passed over.
 async fn next(
-    incoming: &mut Incoming,
+    inbound: &mut Inbound,
     vitals: Option<&Vitals>,
     pause_max: Duration,
 ) -> Result<Option<Bytes>, BodyError> {
     loop {
-        let frame = poll_fn(|context| match Pin::new(&mut *incoming).poll_frame(context) {
+        let frame = poll_fn(|context| match Pin::new(&mut inbound.incoming).poll_frame(context) {
             // HTTP is kept from seeing that nothing will come any more, see `stream`.
             Poll::Pending if vitals.is_some_and(Vitals::has_end_of_input) => {
                 Poll::Ready(Err(BodyError::Broken))
@@ -102,7 +122,10 @@ async fn next(
         match frame?.map(Frame::into_data) {
             Some(Ok(data)) => return Ok(Some(data)),
             Some(Err(_trailers)) => {}
-            None => return Ok(None),
+            None => {
+                inbound.is_read = true;
+                return Ok(None);
+            }
         }
     }
 }

@@ -9,6 +9,7 @@ use hyper::body::{Body as _, Incoming};
 use thiserror::Error;
 
 use crate::{
+    body::Inbound,
     error,
     respond::Reply,
     routes::{self, Endpoint},
@@ -61,7 +62,8 @@ pub(crate) fn run(
 /// HTTP/1: one request at a time, under the watch of the connection.
 async fn run_alone(link: &Link, request: Request<Incoming>) -> Outcome {
     let Link { service, vitals, watch, aside } = link;
-    let (head, mut body) = request.into_parts();
+    let (head, incoming) = request.into_parts();
+    let mut body = Inbound::new(incoming);
     let query = head.uri.query().unwrap_or_default();
     let kept = aside.take(query);
     let query = kept.as_deref().unwrap_or(query);
@@ -87,7 +89,7 @@ async fn run_alone(link: &Link, request: Request<Incoming>) -> Outcome {
         Err(Verdict::Live | Verdict::Close | Verdict::HungUp) => return Err(HungUp),
     };
     unanswered.is_answered = true;
-    if !body.is_end_stream() {
+    if !body.is_over() {
         // What is left of the request would be taken for the next one.
         vitals.refuse();
         reply.close = true;
@@ -100,7 +102,8 @@ async fn run_alone(link: &Link, request: Request<Incoming>) -> Outcome {
 /// HTTP/2: any number of requests at a time, each under a timer of its own.
 async fn run_stream(link: &Link, request: Request<Incoming>, _end: StreamEnd) -> Outcome {
     let service = &link.service;
-    let (head, mut body) = request.into_parts();
+    let (head, incoming) = request.into_parts();
+    let mut body = Inbound::new(incoming);
     let limit = service.limits().request_time_max;
     let limit = if limit.is_zero() { Duration::MAX } else { limit };
     let query = head.uri.query().unwrap_or_default();
@@ -110,7 +113,7 @@ async fn run_stream(link: &Link, request: Request<Incoming>, _end: StreamEnd) ->
         Ok(reply) => reply,
         Err(_elapsed) => {
             service.metrics().timeouts.increment();
-            timed_out(service, !body.is_end_stream(), false, head.uri.path())
+            timed_out(service, !body.is_over(), false, head.uri.path())
         }
     };
     unanswered.is_answered = true;

@@ -20,7 +20,6 @@ use std::{
 
 use bytes::Bytes;
 use http::{Method, StatusCode, header::AUTHORIZATION, request::Parts};
-use hyper::body::Incoming;
 use jiff::Timestamp;
 use rq_api::{params::Params, results::Room};
 use rq_node::{Error, Node};
@@ -29,7 +28,7 @@ use tokio_rustls::rustls::ServerConfig;
 
 use crate::{
     authorize::{self, Refusal},
-    body::{self, BodyError, Share},
+    body::{self, BodyError, Inbound, Share},
     console, debug, error, execute, leader, licenses,
     limits::Limits,
     metrics::Metrics,
@@ -78,7 +77,7 @@ pub(crate) struct Service {
 pub(crate) struct Call<'a> {
     pub(crate) service: &'a Service,
     pub(crate) head: &'a Parts,
-    pub(crate) body: &'a mut Incoming,
+    pub(crate) body: &'a mut Inbound,
     /// What the body counts for among all bodies. It is kept until the reply is made: the statements decoded
     /// from a body take the memory it took, and they may wait long after it was read.
     pub(crate) share: Option<Share<'a>>,
@@ -162,7 +161,7 @@ impl Service {
     pub(crate) async fn answer(
         &self,
         head: &Parts,
-        body: &mut Incoming,
+        body: &mut Inbound,
         vitals: Option<&Vitals>,
         query: &str,
     ) -> Reply {

@@ -57,11 +57,21 @@ fn bodies_may_come_in_any_pieces() {
         client.send([*byte]);
     }
     client.receive().expect(200, expected);
+    for _ in 0..2 {
+        client.send(
+            "POST /db/query HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n\
+             4\r\n[\"SE\r\n5;ext=1\r\nLECT \r\n8\r\n7 AS a\"]\r\n0\r\nTrailer: x\r\n\r\n",
+        );
+        let response = client.receive();
+        response.expect(200, expected);
+        assert_eq!(response.header("Connection"), None);
+    }
+    // Nobody read this one.
     client.send(
-        "POST /db/query HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n\
-         4\r\n[\"SE\r\n5;ext=1\r\nLECT \r\n8\r\n7 AS a\"]\r\n0\r\nTrailer: x\r\n\r\n",
+        "POST /readyz HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n",
     );
-    client.receive().expect(200, expected);
+    let response = client.receive();
+    assert_eq!((response.status, response.header("Connection")), (405, Some("close")));
 }
 
 #[test]
