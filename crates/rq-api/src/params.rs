@@ -69,6 +69,8 @@ pub struct Params {
     pub level: Level,
     /// The statement of a GET request; never empty.
     pub query: Option<String>,
+    /// Whether the statement came with bytes that are not UTF-8, and stands here with U+FFFD in their place.
+    pub is_query_broken: bool,
     /// The part of a status document that is wanted; empty for all.
     pub key: String,
     /// The form of the list of nodes.
@@ -178,6 +180,7 @@ impl Default for Params {
             min_index: None,
             level: Level::default(),
             query: None,
+            is_query_broken: false,
             key: String::new(),
             nodes_version: NodesVersion::default(),
             backup_format: BackupFormat::default(),
@@ -189,7 +192,8 @@ impl Default for Params {
 impl Params {
     /// Decodes and validates a query string, the part of the target behind `?`.
     ///
-    /// Bytes that are not UTF-8 after decoding become U+FFFD, as in bodies.
+    /// Bytes that are not UTF-8 after decoding become U+FFFD, as in JSON bodies. What that makes of `q` is not to be
+    /// run: see [`Params::is_query_broken`].
     ///
     /// # Errors
     /// The first violation, in a fixed order: semicolons, escapes from left to right,
@@ -218,6 +222,8 @@ impl Params {
                 return Err(ParamsError::EmptyQuery);
             }
             params.query = Some(query.to_owned());
+            // Few have the character at all, so that only they are decoded once more.
+            params.is_query_broken = query.contains('\u{fffd}') && is_broken(values.raw("q"))?;
         }
         params.set_flags(&values);
         params.set_choices(&values);
@@ -286,7 +292,10 @@ impl Level {
 }
 
 /// The decoded pairs of a query string, in order.
-struct Values<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
+struct Values<'a>(Vec<Pair<'a>>);
+
+/// Key and value, and the value as it was sent.
+type Pair<'a> = (Cow<'a, str>, Cow<'a, str>, &'a str);
 
 impl<'a> Values<'a> {
     fn decode(query: &'a str) -> Result<Self, ParamsError> {
@@ -297,13 +306,19 @@ impl<'a> Values<'a> {
         let mut pairs = Vec::new();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            pairs.push((decode(key)?, decode(value)?));
+            pairs.push((decode(key)?, decode(value)?, value));
         }
         Ok(Self(pairs))
     }
 
     fn get(&self, key: &str) -> Option<&str> {
-        self.0.iter().find(|(found, _)| found == key).map(|(_, value)| value.as_ref())
+        self.0.iter().find(|(found, _, _)| found == key).map(|(_, value, _)| value.as_ref())
+    }
+
+    /// The value as it was sent.
+    fn raw(&self, key: &str) -> &'a str {
+        let found = self.0.iter().find(|(found, _, _)| found == key);
+        found.map(|(_, _, raw)| *raw).unwrap_or_default()
     }
 
     fn has(&self, key: &str) -> bool {
@@ -330,6 +345,18 @@ fn decode(text: &str) -> Result<Cow<'_, str>, ParamsError> {
     if !text.bytes().any(|byte| matches!(byte, b'%' | b'+')) {
         return Ok(Cow::Borrowed(text));
     }
+    Ok(Cow::Owned(match String::from_utf8(unescape(text)?) {
+        Ok(decoded) => decoded,
+        Err(error) => json::replace_invalid(error.as_bytes()),
+    }))
+}
+
+/// Whether a value is not UTF-8 once it is decoded.
+fn is_broken(text: &str) -> Result<bool, ParamsError> {
+    Ok(std::str::from_utf8(&unescape(text)?).is_err())
+}
+
+fn unescape(text: &str) -> Result<Vec<u8>, ParamsError> {
     let bytes = text.as_bytes();
     let mut decoded = Vec::with_capacity(bytes.len());
     let mut position = 0;
@@ -350,10 +377,7 @@ fn decode(text: &str) -> Result<Cow<'_, str>, ParamsError> {
             _ => decoded.push(byte),
         }
     }
-    Ok(Cow::Owned(match String::from_utf8(decoded) {
-        Ok(decoded) => decoded,
-        Err(error) => json::replace_invalid(error.as_bytes()),
-    }))
+    Ok(decoded)
 }
 
 /// Quotes as Go does: what is not printable in hexadecimal.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::Method;
-use rq_api::params::Level as AskedLevel;
+use rq_api::{params::Level as AskedLevel, statement::DecodeError};
 use rq_node::{Level, Read};
 use rq_sql::Statement;
 
@@ -18,6 +18,9 @@ use crate::{
 /// Runs the statements of the body, or the one in the query string, as reads.
 pub(crate) async fn query(call: &mut Call<'_>) -> Reply {
     let statements = if call.head.method == Method::GET {
+        if call.params.is_query_broken {
+            return error::bad_body(call, &DecodeError::InvalidUtf8);
+        }
         call.params.query.take().map(Statement::new).into_iter().collect()
     } else {
         match statements::read(call, true).await {

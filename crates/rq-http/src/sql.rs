@@ -2,6 +2,7 @@
 //! what remains useful is SQLite's opinion of its syntax.
 
 use http::Method;
+use rq_api::statement::DecodeError;
 use rq_node::Error;
 use rq_sql::Statement;
 use serde_json::{Map, Value, json};
@@ -15,6 +16,9 @@ pub(crate) async fn sql(call: &mut Call<'_>) -> Reply {
         let Some(sql) = call.params.query.take() else {
             return error::bad_request("query not specified");
         };
+        if call.params.is_query_broken {
+            return error::bad_body(call, &DecodeError::InvalidUtf8);
+        }
         vec![Statement::new(sql)]
     } else {
         match statements::read(call, false).await {
