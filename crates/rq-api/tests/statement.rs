@@ -235,7 +235,8 @@ fn random_mutations_never_panic_and_agree_with_serde() {
         .filter(|line| !line.starts_with('#'))
         .filter_map(|line| line.split_once(" =>").map(|(body, _)| bytes(body)))
         .collect();
-    let options = DecodeOptions { statements_max: 50, parameters_max: 50, strict: false };
+    let options =
+        DecodeOptions { statements_max: 50, parameters_max: 50, ..DecodeOptions::default() };
     for _ in 0..100_000 {
         let mut body = random.pick(&seeds).clone();
         for _ in 0..random.below(4) {

@@ -21,8 +21,8 @@ pub(crate) async fn sql(call: &mut Call<'_>) -> Reply {
         }
         vec![Statement::new(sql)]
     } else {
-        match statements::read(call, false).await {
-            Ok(received) => received.statements,
+        match statements::read_all(call).await {
+            Ok(statements) => statements,
             Err(refusal) => return refusal,
         }
     };
@@ -36,6 +36,11 @@ async fn analyze(call: &Call<'_>, statements: &[Statement]) -> Result<Vec<u8>, E
     let node = call.service.node()?;
     let mut results = Vec::with_capacity(statements.len());
     for statement in statements {
+        if statement.sql.is_empty() {
+            // The parser's word for a text that ends before a statement begins.
+            results.push(json!({ "original": "", "error": "EOF" }));
+            continue;
+        }
         results.push(match node.check(&statement.sql).await? {
             None => json!({ "original": statement.sql, "rewritten": statement.sql }),
             Some(message) => json!({ "original": statement.sql, "error": message }),

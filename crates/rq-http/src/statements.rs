@@ -35,6 +35,16 @@ pub(crate) async fn read(call: &mut Call<'_>, takes_text: bool) -> Result<Receiv
     }
 }
 
+/// Reads the statements of a body that is always JSON, also those that are empty.
+///
+/// # Errors
+/// The reply to give instead.
+pub(crate) async fn read_all(call: &mut Call<'_>) -> Result<Vec<Statement>, Reply> {
+    let body = call.read_body().await?;
+    let options = DecodeOptions { keep_empty: true, ..options(call) };
+    decode(&body, &options).map_err(|problem| error::bad_body(call, &problem))
+}
+
 /// Reads the statements of a body that is always JSON, for a queue: there an empty list can have a meaning.
 ///
 /// # Errors
@@ -56,6 +66,7 @@ fn options(call: &Call<'_>) -> DecodeOptions {
     let unless_off = |limit: usize| if limit == 0 { usize::MAX } else { limit };
     DecodeOptions {
         strict: call.is_strict(),
+        keep_empty: false,
         statements_max: unless_off(limits.statements_max),
         parameters_max: unless_off(limits.parameters_max),
     }

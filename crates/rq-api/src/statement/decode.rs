@@ -16,6 +16,8 @@ use super::{
 pub struct DecodeOptions {
     /// Take `x'..'` strings for the text they are instead of for BLOBs (`X-Rq-Strict`).
     pub strict: bool,
+    /// Keep statements equal to the empty string instead of dropping them.
+    pub keep_empty: bool,
     /// The most statements a body may hold; more are refused.
     pub statements_max: usize,
     /// The most parameters all statements of a body may hold together; more are refused.
@@ -23,9 +25,14 @@ pub struct DecodeOptions {
 }
 
 impl Default for DecodeOptions {
-    /// Not strict; up to 1,000,000 statements and 4,000,000 parameters.
+    /// Not strict, without empty statements; up to 1,000,000 statements and 4,000,000 parameters.
     fn default() -> Self {
-        Self { strict: false, statements_max: 1_000_000, parameters_max: 4_000_000 }
+        Self {
+            strict: false,
+            keep_empty: false,
+            statements_max: 1_000_000,
+            parameters_max: 4_000_000,
+        }
     }
 }
 
@@ -64,7 +71,8 @@ impl From<Malformed> for DecodeError {
     }
 }
 
-/// Decodes a JSON body. Statements equal to the empty string are dropped, so the list can be empty.
+/// Decodes a JSON body. Statements equal to the empty string are dropped unless they are to be kept, so the list can
+/// be empty.
 ///
 /// What follows the closing bracket of the list is ignored. Of equal keys in one object the last
 /// counts, in the place of the first.
@@ -89,7 +97,7 @@ pub fn decode(body: &[u8], options: &DecodeOptions) -> Result<Vec<Statement>, De
     let mut statements = Vec::new();
     loop {
         let statement = decoder.statement(&mut reader)?;
-        if !statement.sql.is_empty() {
+        if options.keep_empty || !statement.sql.is_empty() {
             if statements.len() == options.statements_max {
                 return Err(DecodeError::TooManyStatements(options.statements_max));
             }
