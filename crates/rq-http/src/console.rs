@@ -2,7 +2,7 @@
 
 use http::{Method, StatusCode};
 
-use crate::{respond::Reply, service::Call};
+use crate::{error, respond::Reply, service::Call};
 
 const PAGE: &str = include_str!("console/index.html");
 
@@ -28,7 +28,7 @@ pub(crate) fn console(call: &Call<'_>) -> Reply {
             let reply = Reply::redirect(StatusCode::MOVED_PERMANENTLY, "./", false);
             Reply { content_type: None, ..reply }
         }
-        _ => Reply::text_error(StatusCode::NOT_FOUND, "404 page not found"),
+        _ => error::nothing_there("404 page not found"),
     }
 }
 

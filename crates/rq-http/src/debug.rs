@@ -4,11 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use http::StatusCode;
 use rq_node::{CounterMaps, Node};
 use serde_json::{Value, json};
 
-use crate::{process, respond::Reply, service::Call};
+use crate::{error, process, respond::Reply, service::Call};
 
 /// Every map upstream has, with its keys.
 const MAPS: [(&str, &[&str]); 15] = [
@@ -295,7 +294,7 @@ pub(crate) fn vars(call: &Call<'_>) -> Reply {
 
 /// `/debug/pprof`: profiles are taken by other means here.
 pub(crate) fn pprof() -> Reply {
-    Reply::text_error(StatusCode::NOT_FOUND, "Unknown profile")
+    error::nothing_there("Unknown profile")
 }
 
 #[cfg(test)]

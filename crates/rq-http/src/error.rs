@@ -249,6 +249,11 @@ pub(crate) fn not_found() -> Reply {
     named(Code::NotFound, Reply::empty(StatusCode::NOT_FOUND))
 }
 
+/// 404 below a path that is there.
+pub(crate) fn nothing_there(message: &str) -> Reply {
+    named(Code::NotFound, Reply::text_error(StatusCode::NOT_FOUND, message))
+}
+
 /// 405, without a word.
 pub(crate) fn method_not_allowed() -> Reply {
     named(Code::MethodNotAllowed, Reply::empty(StatusCode::METHOD_NOT_ALLOWED))
