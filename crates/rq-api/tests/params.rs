@@ -63,7 +63,12 @@ fn each_parameter_sets_what_it_names() {
         ("level=best&level=none", |p| p.level = Level::Weak),
         ("q=SELECT+1%20+2", |p| p.query = Some("SELECT 1  2".into())),
         ("q=a=b", |p| p.query = Some("a=b".into())),
-        ("q=%C3%A9%e9", |p| p.query = Some("é\u{fffd}".into())),
+        ("q=%C3%A9%e9", |p| {
+            p.query = Some("é\u{fffd}".into());
+            p.is_query_broken = true;
+        }),
+        ("q=%EF%BF%BD", |p| p.query = Some("\u{fffd}".into())),
+        ("q=x&q=%e9&x=%e9", |p| p.query = Some("x".into())),
         ("%71=1", |p| p.query = Some("1".into())),
         ("q[useLeader]=true", |_| {}),
         ("key=a.b", |p| p.key = "a.b".into()),
