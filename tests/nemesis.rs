@@ -47,6 +47,7 @@ pub(crate) fn suites() -> Vec<Suite> {
         suite("nemesis::new_addresses_under_stable_names", new_addresses),
         suite("nemesis::stale_where_staleness_is_allowed", stale),
         suite("nemesis::a_replica_as_old_as_allowed", old_replica),
+        suite("nemesis::weak_on_a_leader_that_was_replaced", replaced_leader),
         suite("nemesis::increments_through_followers_under_loss", increments),
         suite("nemesis::everything_linearizable", || everything("linearizable", seed())),
         // Another order of harms than the one before.
@@ -341,6 +342,82 @@ fn stale() {
         assert_eq!(answered, is_stale, "level {level}");
         assert_eq!(verdict.is_violation(), is_stale, "level {level}: {verdict:?}");
     }
+}
+
+/// How often leadership is handed over at most until a weak read has returned what was replaced.
+const HANDOVERS: u64 = 20;
+
+/// A leader that was replaced and does not know it answers weak reads with what it has, and the check sees that.
+///
+/// Pausing a leader does not show it: its lease runs on while it is stopped, nobody else leads before that is over, and what
+/// it is asked when it goes on is not answered from what it has; which is better than promised. Leadership that is handed over
+/// does not wait for a lease.
+fn replaced_leader() {
+    let network = Network::create(3, seed()).unwrap();
+    let builder = Cluster::builder(3).forming(Forming::Expect).network(network);
+    // A lease that is longer than what is done meanwhile.
+    let flags = ["-raft-heartbeat-timeout=1s", "-raft-election-timeout=3s"];
+    let mut cluster = builder.flags(flags).errors_expected().start();
+    let of = |cluster: &Cluster, member: usize| {
+        Caller::new(vec![cluster.http_addr(member).to_owned()], 0, ANSWER_TIME)
+    };
+    let registers = Registers::new("weak", 1);
+    let leader = cluster.wait_leader();
+    registers.prepare(&mut of(&cluster, leader));
+    assert!(registers.call(&mut of(&cluster, leader), 0, 0, RegisterCall::Write(1)));
+
+    cluster.pause(leader);
+    let next = cluster.wait_leader_among(&[(leader + 1) % 3, (leader + 2) % 3]);
+    assert!(registers.call(&mut of(&cluster, next), 0, 0, RegisterCall::Write(2)));
+    let mut reader = of(&cluster, leader);
+    let answered = thread::scope(|scope| {
+        let read = scope.spawn(|| registers.call(&mut reader, 1, 0, RegisterCall::Read));
+        // It is asked before it goes on, or just then.
+        thread::sleep(Duration::from_millis(50));
+        cluster.resume(leader);
+        read.join().unwrap()
+    });
+    let verdict = registers.verdict();
+    println!("paused: answered {answered}, {verdict:?}");
+    assert!(!verdict.is_violation(), "its lease is over: {verdict:?}");
+
+    let seen = (0..HANDOVERS).find(|round| {
+        hand_over_late(&mut cluster, &registers, 3 + 2 * round);
+        let verdict = registers.verdict();
+        println!("handover {round}: {verdict:?}");
+        verdict.is_violation()
+    });
+    assert!(seen.is_some(), "an old value passes for the newest");
+}
+
+/// Hands leadership over to a node whose answers come late to the old leader; writes to the new one, and reads from the old one.
+fn hand_over_late(cluster: &mut Cluster, registers: &Registers, value: u64) {
+    cluster.wait_settled();
+    let network = cluster.network().unwrap();
+    let old = cluster.wait_leader();
+    let others = [(old + 1) % 3, (old + 2) % 3];
+    let of =
+        |member: usize| Caller::new(vec![cluster.http_addr(member).to_owned()], 0, ANSWER_TIME);
+    if !registers.call(&mut of(old), 0, 0, RegisterCall::Write(value)) {
+        return;
+    }
+    for other in others {
+        let delay = Duration::from_millis(700);
+        network.set(other, old, Link { delay, ..Link::default() });
+    }
+    let body = format!(r#"{{"id":"{}"}}"#, Cluster::id(others[0]));
+    if !matches!(of(old).call(&Request::post("/leader", &body)), Fate::Done(_)) {
+        network.heal();
+        return;
+    }
+    let begin = Instant::now();
+    while cluster.leader_among(&others).is_none() && begin.elapsed() < ANSWER_TIME {}
+    if let Some(new) = cluster.leader_among(&others)
+        && registers.call(&mut of(new), 0, 0, RegisterCall::Write(value + 1))
+    {
+        registers.call(&mut of(old), 1, 0, RegisterCall::Read);
+    }
+    network.heal();
 }
 
 /// A read replica that hears nothing serves, at `auto` with a freshness, what is no older than that; which is not the newest,
