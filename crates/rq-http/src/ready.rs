@@ -27,6 +27,9 @@ async fn examine(call: &Call<'_>) -> Readiness {
         return Readiness::NodeOnly;
     }
     let Some(node) = call.service.slot.get() else { return Readiness::NoLeader };
+    if let Some(reason) = node.given_up() {
+        return Readiness::StoreUnfit { reason };
+    }
     if node.leader().is_none() {
         return Readiness::NoLeader;
     }

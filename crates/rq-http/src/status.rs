@@ -288,6 +288,9 @@ fn impairment(impairment: &Impairment) -> String {
             "the log has {bytes} bytes, {max} are allowed, and it cannot be purged while nothing is applied: it grows until \
              the disk is full"
         ),
+        Impairment::Excluded { reason } => {
+            format!("the node takes no part in its cluster any more: {reason}")
+        }
         Impairment::Stopped { reason } => {
             format!("the node has stopped and must be restarted: {reason}")
         }

@@ -115,6 +115,9 @@ impl Node {
                     if inner.progress.is_stopping() {
                         return Err("stopped while joining".to_owned());
                     }
+                    if let Some(reason) = inner.progress.given_up() {
+                        return Err(reason);
+                    }
                     if attempt < *attempts {
                         tracing::info!(
                             component = "cluster-join",
@@ -286,6 +289,10 @@ impl Inner {
                     self.cluster.settle(&cluster, pristine).map_err(Error::Membership)?;
                     return Ok(at);
                 }
+                Ok(Answer::Excluded(reason)) => {
+                    self.exclude_itself(&reason);
+                    return Err(Error::Membership(reason));
+                }
                 Ok(other) => return Err(unexpected(&at, &other)),
                 Err(Error::NotLeader { leader: Some(leader) }) => {
                     if silent.contains(&leader.raft_addr) {
@@ -317,6 +324,7 @@ impl Inner {
             epoch: self.engine_epoch(),
             format: crate::command::FORMAT.into(),
             cluster: self.cluster.id().filter(|_| member),
+            process: Some(self.process),
         })
     }
 
@@ -330,6 +338,9 @@ impl Inner {
         loop {
             if self.progress.is_stopping() {
                 return Err("stopped while forming a cluster".to_owned());
+            }
+            if let Some(reason) = self.progress.given_up() {
+                return Err(reason);
             }
             if self.consensus.leader().is_some() && self.outdated_entry().is_none() {
                 return Ok(());
@@ -381,6 +392,7 @@ impl Inner {
                         "{address} could not be notified: {}",
                         reason(&address, &error)
                     ),
+                    Ok(Answer::Excluded(reason)) => self.exclude_itself(&reason),
                     Ok(_) => {}
                 }
             }
@@ -396,17 +408,20 @@ impl Inner {
     ///
     /// # Errors
     /// Raft has ended; no cluster can be founded with it; its address cannot be dialled from here.
-    pub(crate) async fn notified(&self, newcomer: Newcomer) -> Result<(), Error> {
+    pub(crate) async fn notified(&self, newcomer: Newcomer) -> Result<Answer, Error> {
         if !self.consensus.is_initialized().await? {
-            return self.hear(newcomer);
+            return self.hear(newcomer).map(|()| Answer::Done);
         }
         let same_cluster = newcomer.cluster.as_ref().is_some_and(|theirs| self.cluster.is(theirs));
         let members = self.consensus.members();
         let known = members.iter().find(|member| member.raft_id == newcomer.raft_id);
-        let Some(known) = known.filter(|_| same_cluster) else { return Ok(()) };
+        let Some(known) = known.filter(|_| same_cluster) else { return Ok(Answer::Done) };
         if self.dialled(known.raft_id, &known.peer) != newcomer.raft_addr {
             check_words(&newcomer)?;
             self.client.resolve(&newcomer.raft_addr).await?;
+            if let Some(reason) = self.find_double(&newcomer, &known.peer).await {
+                return Ok(Answer::Excluded(reason));
+            }
             tracing::info!(
                 component = "store",
                 "node {} says that it is at {} now",
@@ -415,7 +430,7 @@ impl Inner {
             );
             self.cluster.note_address(newcomer.raft_id, &newcomer.raft_addr);
         }
-        Ok(())
+        Ok(Answer::Done)
     }
 }
 

@@ -212,7 +212,7 @@ pub(crate) fn tell(options: &Options, who: &Cluster) {
 }
 
 /// A random number that is not 0 and fits a signed integer, which some tools print.
-fn random(environment: &Environment) -> u64 {
+pub(crate) fn random(environment: &Environment) -> u64 {
     let mut bytes = [0; 8];
     environment.entropy.fill(&mut bytes);
     (u64::from_le_bytes(bytes) >> 1).max(1)

@@ -61,6 +61,7 @@ mod transfer;
 
 mod environment;
 mod error;
+mod exclusion;
 mod metrics;
 mod notices;
 mod options;

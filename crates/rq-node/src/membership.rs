@@ -95,7 +95,7 @@ impl Inner {
         }
         match known {
             Some(known) if known.raft_id == newcomer.raft_id => {
-                self.rejoin(known, peer, cluster, deadline).await
+                self.rejoin(known, &newcomer, peer, deadline).await
             }
             known => {
                 if let Some(known) = known {
@@ -123,10 +123,14 @@ impl Inner {
     async fn rejoin(
         &self,
         known: &RaftMember,
+        newcomer: &Newcomer,
         peer: Peer,
-        cluster: String,
         deadline: Instant,
     ) -> Result<Answer, Error> {
+        if let Some(reason) = self.find_double(newcomer, &known.peer).await {
+            return Ok(Answer::Excluded(reason));
+        }
+        let cluster = self.cluster.id().ok_or(Error::LeaderNotFound)?;
         // A member stays what it is; to change that it is removed and joins again.
         let peer = Peer { replica: known.peer.replica, ..peer };
         // Whatever it said of its address before.

@@ -84,6 +84,8 @@ pub struct Node {
 pub(crate) struct Inner {
     pub(crate) consensus: Consensus,
     pub(crate) raft_id: u64,
+    /// A random number of this process: a copy of its data directory runs as another.
+    pub(crate) process: u64,
     pub(crate) log: Log,
     pub(crate) readers: Readers,
     pub(crate) machinery: Arc<Machinery>,
@@ -302,7 +304,7 @@ impl Inner {
             && self.progress.other_engine().is_none()
             && self.has_caught_up(&view)
             && !self.receiver.is_needed(self.progress.applied().index)
-            && self.progress.stopped().is_none()
+            && self.progress.given_up().is_none()
             && !self.progress.is_stopping()
     }
 
@@ -484,6 +486,7 @@ impl Inner {
             barriers: barriers(consensus.clone()),
             consensus,
             raft_id: cluster.raft_id,
+            process: crate::identity::random(&environment),
             client: Client::new(Arc::clone(&network), Arc::clone(&cluster)),
             network,
             founding: Founding::default(),

@@ -94,6 +94,7 @@ struct Health {
     apply_stalled: Option<Stall>,
     log_waits_for_space: bool,
     stopped: Option<String>,
+    excluded: Option<String>,
     disk: DiskState,
 }
 
@@ -275,6 +276,26 @@ impl Progress {
         lock(&self.health).stopped.clone()
     }
 
+    /// The node takes no part in its cluster from now on; false if it does not anyway.
+    pub(crate) fn set_excluded(&self, reason: &str) -> bool {
+        let mut health = lock(&self.health);
+        let is_new = health.excluded.is_none() && health.stopped.is_none();
+        if is_new {
+            tracing::error!(
+                component = "store",
+                "this node takes no part in its cluster any more: {reason}"
+            );
+            health.excluded = Some(reason.to_owned());
+        }
+        is_new
+    }
+
+    /// Why the node takes no part in its cluster any more, if so.
+    pub(crate) fn given_up(&self) -> Option<String> {
+        let health = lock(&self.health);
+        health.stopped.clone().or_else(|| health.excluded.clone())
+    }
+
     pub(crate) fn begin_stopping(&self) {
         self.stopping.store(true, Ordering::Release);
     }
@@ -293,7 +314,7 @@ impl Progress {
         }
         let free = self.free_bytes.load(Ordering::Relaxed);
         let health = lock(&self.health);
-        if let Some(reason) = &health.stopped {
+        if let Some(reason) = health.stopped.as_ref().or(health.excluded.as_ref()) {
             return Err(Error::Stopped(reason.clone()));
         }
         let floor = self.free_bytes_min;
@@ -349,6 +370,9 @@ impl Progress {
             found.push(Impairment::ApplyStalled { index: *index, reason: reason.clone() });
         }
         found.extend(self.other_engine.map(Impairment::OtherEngine));
+        if let Some(reason) = &health.excluded {
+            found.push(Impairment::Excluded { reason: reason.clone() });
+        }
         if let Some(reason) = &health.stopped {
             found.push(Impairment::Stopped { reason: reason.clone() });
         }

@@ -219,7 +219,7 @@ impl Inner {
             }
             // It would never catch up, or has applied something else.
             Level::Linearizable
-                if self.progress.other_engine().is_some() || self.progress.stopped().is_some() =>
+                if self.progress.other_engine().is_some() || self.progress.given_up().is_some() =>
             {
                 return Err(self.not_leader());
             }

@@ -59,6 +59,11 @@ pub enum Impairment {
         /// The bytes it should have at most (`-limit-log-bytes`).
         max: u64,
     },
+    /// The node must take no part in its cluster any more; it comes back with an empty data directory.
+    Excluded {
+        /// What happened.
+        reason: String,
+    },
     /// The node has stopped for good; the process must be restarted.
     Stopped {
         /// What failed.

@@ -39,7 +39,7 @@ pub(crate) async fn watch(inner: Weak<Inner>) {
         drop(node);
         tokio::time::sleep(LOOK_INTERVAL + random).await;
         let Some(node) = inner.upgrade() else { return };
-        if node.progress.is_stopping() {
+        if node.progress.is_stopping() || node.progress.given_up().is_some() {
             return;
         }
         node.be_found().await;

@@ -4,7 +4,7 @@
 //! - Nothing reaches openraft that another cluster sent, or that is meant for another incarnation: an address may
 //!   have been given to a new node, and a member of a cluster that was recovered without it may come back.
 //! - What a request holds besides its header is read only once the header is admitted.
-//! - Nor does what contradicts an applied entry (`divergence`), nor anything once the node has stopped.
+//! - Nor does what contradicts an applied entry (`divergence`), nor anything once the node takes no part any more.
 //! - A node that has no cluster yet belongs to the one that first speaks to its incarnation: that number is random
 //!   and known only to whom this node has told it. It does so durably, before it answers.
 
@@ -69,8 +69,8 @@ impl RaftAnswers {
 
     async fn ask(&self, sealed: Sealed) -> Answer {
         let leads = sealed.header.leads;
-        if let Some(reason) = self.progress.stopped() {
-            return Answer::Refused(format!("the node has stopped: {reason}"));
+        if let Some(reason) = self.progress.given_up() {
+            return Answer::Refused(format!("the node takes no part any more: {reason}"));
         }
         let request = match sealed.open() {
             Ok(request) => request,

@@ -280,6 +280,7 @@ impl Site<'_> {
             last_log: (last.term, last.index),
             disk: DiskState::default(),
             other_engine: None,
+            process: None,
         }
     }
 

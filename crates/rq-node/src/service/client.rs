@@ -97,6 +97,7 @@ pub(crate) fn unexpected(to: &str, answer: &Answer) -> Error {
         Answer::Index(_) => "an index",
         Answer::Joined { .. } => "a membership",
         Answer::Done => "that it is done",
+        Answer::Excluded(_) => "an exclusion",
         Answer::Failed(_) => "an error",
     };
     Error::OutcomeUnknown(format!("{to} answered with {kind}, which was not asked"))

@@ -14,9 +14,8 @@ use rq_sql::Statement;
 
 use super::{
     fields::Fields,
-    message::{
-        Ask, FoundMessage, NewcomerMessage, ReadMessage, Request, TargetMessage, WriteMessage,
-    },
+    introduction::NewcomerMessage,
+    message::{Ask, FoundMessage, ReadMessage, Request, TargetMessage, WriteMessage},
 };
 use crate::{Read, Write, command::StatementMessage};
 

@@ -75,6 +75,7 @@ fn newcomer() -> Newcomer {
         epoch: -1,
         format: 1,
         cluster: Some("c".to_owned()),
+        process: Some(10),
     }
 }
 
@@ -158,6 +159,7 @@ fn answers() -> Vec<Bytes> {
         last_log: (3, 8),
         disk: crate::disk_watch::DiskState::Short,
         other_engine: Some(crate::OtherEngine { database: 1, program: -2 }),
+        process: Some(11),
     };
     [
         Answer::Metadata(metadata),
@@ -165,6 +167,7 @@ fn answers() -> Vec<Bytes> {
         Answer::Index(u64::MAX),
         Answer::Joined { cluster: "c".to_owned(), already: true },
         Answer::Done,
+        Answer::Excluded("it is a copy".to_owned()),
         Answer::Failed(Error::NotLeader { leader: Some(leader) }),
         Answer::Failed(Error::DiskFull { free: 1, floor: 2 }),
         Answer::Failed(Error::OtherEngine(crate::OtherEngine { database: 1, program: -2 })),

@@ -14,10 +14,11 @@ use rq_security::Credentials;
 use rq_sql::{Column, ErrorKind, Origin, Outcome, Rows, SqlError, Value};
 
 use super::failure::ErrorMessage;
+pub(crate) use super::introduction::{Metadata, Newcomer};
+use super::introduction::{MetadataMessage, NewcomerMessage};
 use crate::{
-    Error, Level, OtherEngine, Read, TimedOutcome, Write,
+    Error, Level, Read, TimedOutcome, Write,
     command::{StatementMessage, ValueMessage},
-    disk_watch::DiskState,
 };
 
 /// A request, and on whose behalf. How it is read again is `envelope`'s business.
@@ -67,52 +68,6 @@ pub(crate) enum Ask {
     StepDown(Option<String>),
 }
 
-/// A node that wants to belong to a cluster.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub(crate) struct Newcomer {
-    /// Its name.
-    pub(crate) name: String,
-    /// Its number in Raft.
-    pub(crate) raft_id: u64,
-    /// Its internode address.
-    pub(crate) raft_addr: String,
-    /// The URL of its HTTP API.
-    pub(crate) api_url: String,
-    /// Whether it never wants to vote.
-    pub(crate) replica: bool,
-    /// Its engine epoch.
-    pub(crate) epoch: i64,
-    /// The newest format of log entries it understands.
-    pub(crate) format: u32,
-    /// The cluster it belongs to already, if it holds data.
-    pub(crate) cluster: Option<String>,
-}
-
-/// What a node says of itself to others.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub(crate) struct Metadata {
-    /// Its name.
-    pub(crate) name: String,
-    /// Its number in Raft.
-    pub(crate) raft_id: u64,
-    /// Its cluster, if it belongs to one.
-    pub(crate) cluster: Option<String>,
-    /// The URL of its HTTP API.
-    pub(crate) api_url: String,
-    /// The level of the HTTP API it implements.
-    pub(crate) version: String,
-    /// The last entry it knows to be committed.
-    pub(crate) commit_index: u64,
-    /// Whether it leads.
-    pub(crate) leads: bool,
-    /// The last entry in its log.
-    pub(crate) last_log: (u64, u64),
-    /// What its disk lets it do.
-    pub(crate) disk: DiskState,
-    /// Whether its program computes another engine epoch than its database belongs to, and it must not lead.
-    pub(crate) other_engine: Option<OtherEngine>,
-}
-
 /// What came of a request.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Answer {
@@ -138,6 +93,8 @@ pub(crate) enum Answer {
     },
     /// It was done.
     Done,
+    /// Whoever asked is a member that must take no part any more, for this reason.
+    Excluded(String),
     /// It was not, or is unknown to have been.
     Failed(Error),
 }
@@ -185,6 +142,7 @@ impl Answer {
                 AnswerBody::Joined(JoinedMessage { cluster, already })
             }
             Self::Done => AnswerBody::Done(Nothing {}),
+            Self::Excluded(reason) => AnswerBody::Excluded(reason),
             Self::Failed(error) => AnswerBody::Failed(error.into()),
         };
         AnswerMessage { answer: Some(answer) }.encode_to_vec().into()
@@ -208,6 +166,7 @@ impl Answer {
                 Self::Joined { cluster, already }
             }
             AnswerBody::Done(Nothing {}) => Self::Done,
+            AnswerBody::Excluded(reason) => Self::Excluded(reason),
             AnswerBody::Failed(error) => Self::Failed(error.try_into()?),
         })
     }
@@ -253,7 +212,7 @@ enum AskMessage {
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct AnswerMessage {
-    #[prost(oneof = "AnswerBody", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "AnswerBody", tags = "1, 2, 3, 4, 5, 6, 7")]
     answer: Option<AnswerBody>,
 }
 
@@ -271,6 +230,8 @@ enum AnswerBody {
     Done(Nothing),
     #[prost(message, tag = "6")]
     Failed(ErrorMessage),
+    #[prost(string, tag = "7")]
+    Excluded(String),
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -300,126 +261,6 @@ struct JoinedMessage {
     cluster: String,
     #[prost(bool, tag = "2")]
     already: bool,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct NewcomerMessage {
-    #[prost(string, tag = "1")]
-    name: String,
-    #[prost(fixed64, tag = "2")]
-    raft_id: u64,
-    #[prost(string, tag = "3")]
-    raft_addr: String,
-    #[prost(string, tag = "4")]
-    api_url: String,
-    #[prost(bool, tag = "5")]
-    replica: bool,
-    #[prost(sint64, tag = "6")]
-    epoch: i64,
-    #[prost(uint32, tag = "7")]
-    format: u32,
-    #[prost(string, optional, tag = "8")]
-    cluster: Option<String>,
-}
-
-impl From<Newcomer> for NewcomerMessage {
-    fn from(newcomer: Newcomer) -> Self {
-        let Newcomer { name, raft_id, raft_addr, api_url, replica, epoch, format, cluster } =
-            newcomer;
-        Self { name, raft_id, raft_addr, api_url, replica, epoch, format, cluster }
-    }
-}
-
-impl From<NewcomerMessage> for Newcomer {
-    fn from(message: NewcomerMessage) -> Self {
-        let NewcomerMessage { name, raft_id, raft_addr, api_url, replica, epoch, format, cluster } =
-            message;
-        Self { name, raft_id, raft_addr, api_url, replica, epoch, format, cluster }
-    }
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct MetadataMessage {
-    #[prost(string, tag = "1")]
-    name: String,
-    #[prost(fixed64, tag = "2")]
-    raft_id: u64,
-    #[prost(string, optional, tag = "3")]
-    cluster: Option<String>,
-    #[prost(string, tag = "4")]
-    api_url: String,
-    #[prost(string, tag = "5")]
-    version: String,
-    #[prost(uint64, tag = "6")]
-    commit_index: u64,
-    #[prost(bool, tag = "7")]
-    leads: bool,
-    #[prost(uint64, tag = "8")]
-    last_term: u64,
-    #[prost(uint64, tag = "9")]
-    last_index: u64,
-    #[prost(uint32, tag = "10")]
-    disk: u32,
-    #[prost(sint64, optional, tag = "11")]
-    other_database: Option<i64>,
-    #[prost(sint64, tag = "12")]
-    other_program: i64,
-}
-
-impl From<Metadata> for MetadataMessage {
-    fn from(metadata: Metadata) -> Self {
-        let (last_term, last_index) = metadata.last_log;
-        let disk = metadata.disk.number();
-        let Metadata {
-            name,
-            raft_id,
-            cluster,
-            api_url,
-            version,
-            commit_index,
-            leads,
-            other_engine,
-            ..
-        } = metadata;
-        Self {
-            name,
-            raft_id,
-            cluster,
-            api_url,
-            version,
-            commit_index,
-            leads,
-            last_term,
-            last_index,
-            disk,
-            other_database: other_engine.map(|other| other.database),
-            other_program: other_engine.map_or(0, |other| other.program),
-        }
-    }
-}
-
-impl From<MetadataMessage> for Metadata {
-    fn from(message: MetadataMessage) -> Self {
-        let last_log = (message.last_term, message.last_index);
-        let disk = DiskState::from_number(message.disk);
-        let program = message.other_program;
-        let other_engine = message.other_database.map(|database| OtherEngine { database, program });
-        let MetadataMessage {
-            name, raft_id, cluster, api_url, version, commit_index, leads, ..
-        } = message;
-        Self {
-            name,
-            raft_id,
-            cluster,
-            api_url,
-            version,
-            commit_index,
-            leads,
-            last_log,
-            disk,
-            other_engine,
-        }
-    }
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

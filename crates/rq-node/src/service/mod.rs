@@ -16,6 +16,7 @@ mod failure;
 pub(crate) mod fields;
 pub(crate) mod fuzzing;
 mod gather;
+mod introduction;
 pub(crate) mod message;
 
 use std::{
@@ -225,7 +226,7 @@ impl Node {
                 let may = inner.permit_join(&newcomer, credentials.as_ref()).await?;
                 inner.join(newcomer, may).await
             }
-            Ask::Notify(newcomer) => inner.notified(newcomer).await.map(|()| Answer::Done),
+            Ask::Notify(newcomer) => inner.notified(newcomer).await,
             Ask::Found { founder, cluster, name, raft_id } => {
                 let agreed = inner.agree_to_found(founder, &cluster, (&name, raft_id)).await;
                 agreed.map(|()| Answer::Done)
@@ -310,6 +311,7 @@ impl Inner {
             last_log: last.map_or((0, 0), |last| (last.term, last.index)),
             disk: self.progress.disk(),
             other_engine: self.progress.other_engine(),
+            process: Some(self.process),
         }
     }
 }

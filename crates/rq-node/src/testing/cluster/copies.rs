@@ -1,12 +1,12 @@
 //! Data directories that were copied or put back from a copy: one number in Raft with two histories.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 use super::{
-    Cluster, Error, Formation, Level, TempDir, count, insert, join, recovery::Stopped, route,
+    Cluster, Formation, Level, TempDir, address, count, insert, join, recovery::Stopped, route,
     wait_ready,
 };
-use crate::{Impairment, testing::PATIENCE};
+use crate::{Environment, Impairment, Node, Options, testing::PATIENCE};
 
 impl Stopped {
     /// Its data directory, once more.
@@ -32,11 +32,36 @@ fn copy_all(from: &Path, to: &Path) {
 
 impl Cluster {
     /// Starts a node again that is told nothing of the others.
-    async fn start_again(&mut self, stopped: Stopped) -> crate::Node {
+    async fn start_again(&mut self, stopped: Stopped) -> Node {
         let node = self.open(&stopped).await.unwrap();
         node.form(&Formation::Alone).await.unwrap();
         self.put_back(node, stopped)
     }
+
+    /// Opens a node where nobody knows it.
+    async fn open_elsewhere(&self, stopped: &Stopped) -> Node {
+        let options = Options {
+            raft_addr: ELSEWHERE.to_owned(),
+            ..Self::node_options(&stopped.directory, &stopped.name)
+        };
+        let environment =
+            Environment { network: self.board.line(ELSEWHERE), ..Environment::real() };
+        Node::open(options, environment).await.unwrap()
+    }
+}
+
+const ELSEWHERE: &str = "elsewhere:4002";
+
+async fn wait_given_up(node: &Node) -> String {
+    let given_up = async {
+        loop {
+            if let Some(reason) = node.given_up() {
+                return reason;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, given_up).await.expect("it takes no part any more")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -69,8 +94,7 @@ async fn who_has_applied_what_is_not_the_clusters_stops_and_never_leads() {
     assert_eq!(count(&diverged, Level::None).await, Ok(11), "its data can be looked at");
     assert_eq!(count(&diverged, Level::Linearizable).await, Ok(13), "and is not the answer");
     let handed = cluster.leader().await.node.step_down(Some("a"), &route()).await;
-    assert!(matches!(handed, Err(Error::Membership(_))), "{handed:?}");
-    assert!(!diverged.is_leader());
+    assert!(handed.is_err() && !diverged.is_leader(), "{handed:?}");
     assert_eq!(count(&b, Level::Linearizable).await, Ok(13), "the others go on");
 
     // Nor does it forget by itself what it has applied.
@@ -83,5 +107,70 @@ async fn who_has_applied_what_is_not_the_clusters_stops_and_never_leads() {
     let back = cluster.member("a").node.clone();
     wait_ready(&back).await;
     assert_eq!(count(&back, Level::Linearizable).await, Ok(13));
+    cluster.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_takes_no_part_while_its_original_runs() {
+    let mut cluster = Cluster::filled(&["a", "b", "c"]).await;
+    for (original, formation) in [("c", join(&["a"])), ("a", Formation::Alone)] {
+        let stopped = cluster.stop(original).await;
+        let copied = stopped.copy();
+        wait_ready(&cluster.start_again(stopped).await).await;
+        let raft_id = cluster.member(original).node.inner().raft_id;
+
+        let copy = cluster.open_elsewhere(&copied).await;
+        let formed = copy.form(&formation).await;
+        let reason = wait_given_up(&copy).await;
+        let sentence = format!("node {original} runs at {original}:4002 with the same data");
+        assert!(reason.starts_with(&sentence), "{reason}");
+        let is_told = matches!(formation, Formation::Alone) || formed == Err(reason.clone());
+        assert!(is_told, "{formed:?}");
+        assert!(copy.status().impairments.contains(&Impairment::Excluded { reason }));
+        assert!(!copy.is_ready() && insert(&copy, 99).await.is_err());
+        for member in &cluster.members {
+            let dialled = member.node.inner().cluster.address(raft_id, &address(original));
+            assert_eq!(dialled, address(original), "{}", member.name);
+            let members = member.node.status().members;
+            assert!(members.iter().all(|member| member.raft_addr != ELSEWHERE), "{members:?}");
+        }
+        cluster.wait_equal(&["a", "b", "c"]).await;
+        wait_ready(&cluster.member(original).node).await;
+        copy.shutdown().await;
+    }
+
+    // Once the original has ended its data may go on elsewhere.
+    let moved = cluster.stop("c").await;
+    let node = cluster.open_elsewhere(&moved).await;
+    node.form(&join(&["a", "b"])).await.unwrap();
+    wait_ready(&node).await;
+    node.shutdown().await;
+    cluster.close().await;
+}
+
+/// Whoever is asked knows itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_says_where_it_is_now_is_not_its_own_copy() {
+    let cluster = Cluster::filled(&["a", "b", "c"]).await;
+    for said in ["b", "c", "a"] {
+        let node = &cluster.member(said).node;
+        let newcomer = node.inner().newcomer().await.unwrap();
+        let newcomer =
+            crate::service::message::Newcomer { raft_addr: ELSEWHERE.to_owned(), ..newcomer };
+        let dialled = |member: &str| {
+            let inner = cluster.member(member).node.inner();
+            inner.cluster.address(newcomer.raft_id, &address(said))
+        };
+        for member in ["a", "b", "c"] {
+            let inner = cluster.member(member).node.inner();
+            let unknown = crate::service::message::Newcomer { process: None, ..newcomer.clone() };
+            inner.notified(unknown).await.unwrap();
+            assert_eq!(dialled(member), ELSEWHERE, "an older program does not say who it is");
+            inner.cluster.note_address(newcomer.raft_id, &address(said));
+            inner.notified(newcomer.clone()).await.unwrap();
+            assert_eq!(dialled(member), ELSEWHERE);
+            inner.cluster.note_address(newcomer.raft_id, &address(said));
+        }
+    }
     cluster.close().await;
 }

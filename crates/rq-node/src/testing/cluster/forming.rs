@@ -23,6 +23,7 @@ fn newcomer(name: &str, raft_id: u64) -> Newcomer {
         epoch: rq_sqlite::ENGINE_EPOCH,
         format: crate::command::FORMAT.into(),
         cluster: None,
+        process: None,
     }
 }
 
@@ -131,7 +132,7 @@ async fn nodes_that_run_another_engine_or_cannot_read_the_log_are_refused_everyw
                 .join(wrong.clone(), crate::membership::MayJoin::Everybody)
                 .await
                 .map(drop),
-            founding.inner().notified(wrong.clone()).await,
+            founding.inner().notified(wrong.clone()).await.map(drop),
             founding.inner().agree_to_found(wrong.clone(), THEIRS, meant).await,
         ] {
             let reason = refusal(refused);
