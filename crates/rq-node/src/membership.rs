@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use crate::{
     Error, OtherEngine,
+    disk_watch::DiskState,
     node::Inner,
     raft::{Peer, change::RaftMember},
     service::message::{Answer, Newcomer},
@@ -302,6 +303,9 @@ impl Inner {
         match self.client.metadata(raft_addr, ALIVE_TIMEOUT).await {
             Ok(metadata) if metadata.raft_id != member.raft_id => {
                 refuse(&format!("another node answers at {raft_addr}"))
+            }
+            Ok(metadata) if metadata.disk == DiskState::Stuck => {
+                refuse("it has stopped, or its disk takes nothing")
             }
             Ok(metadata) => match metadata.other_engine {
                 Some(other) => refuse(&other.to_string()),

@@ -33,6 +33,7 @@ use self::gather::Gather;
 use self::message::{Answer, Ask, Metadata, Newcomer, Request};
 use crate::{
     Error, Level, Node,
+    disk_watch::DiskState,
     internode::{Answerer, Lane},
     membership::MayJoin,
     metrics::Metrics,
@@ -300,6 +301,9 @@ impl Inner {
     pub(crate) fn metadata(&self) -> Metadata {
         let view = self.consensus.view();
         let last = self.log.state().last;
+        // Who has stopped takes nothing either.
+        let has_stopped = self.progress.stopped().is_some();
+        let disk = if has_stopped { DiskState::Stuck } else { self.progress.disk() };
         Metadata {
             name: self.node_id.clone(),
             raft_id: self.raft_id,
@@ -309,7 +313,7 @@ impl Inner {
             commit_index: view.commit_index,
             leads: view.leads,
             last_log: last.map_or((0, 0), |last| (last.term, last.index)),
-            disk: self.progress.disk(),
+            disk,
             other_engine: self.progress.other_engine(),
             process: Some(self.process),
         }
