@@ -3,19 +3,29 @@
 //! | what happened | who notices |
 //! |---|---|
 //! | a data directory was copied, and runs twice | whoever is told of a new address asks at the old one: each process has a random number |
+//! | a data directory was put back from an older copy | the member itself: the leader says what it had acknowledged (`raft::acknowledged`); and the leader when it joins |
+//!
+//! The latter is known for as long as that leader leads: the next one was told nothing.
 //!
 //! Either would count where it must not: the same number would vote twice. So the newcomer is told, and believes it: its
 //! Raft ends, and it says so wherever it is asked, until it is started again. What it holds can still be read at level
 //! none. It comes back with an empty data directory, as a new member.
 
-use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use futures_util::future::join_all;
 
-use crate::{Node, node::Inner, raft::Peer, service::message::Newcomer};
+use crate::{
+    Node,
+    node::Inner,
+    raft::{Peer, acknowledged},
+    service::message::Newcomer,
+};
 
 /// How long a member that is said to have moved is given to answer where it was.
 const FORMER_ADDRESS_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a member that joins again is given to say what it holds.
+const LOSS_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Node {
     /// Why this node takes no part in its cluster any more: it has stopped by itself, or must not take part.
@@ -55,10 +65,23 @@ impl Inner {
         Some(reason)
     }
 
+    /// Why a member that comes back must not take part: it does not have what it had acknowledged to this leader. One that
+    /// cannot be asked is heard of soon enough.
+    pub(crate) async fn find_lost(&self, newcomer: &Newcomer) -> Option<String> {
+        let acknowledged = self.consensus.acknowledged(newcomer.raft_id)?;
+        let metadata = self.client.metadata(&newcomer.raft_addr, LOSS_TIMEOUT).await.ok()?;
+        let reach = metadata.last_log.1.max(metadata.commit_index);
+        if metadata.raft_id != newcomer.raft_id || reach >= acknowledged {
+            return None;
+        }
+        let reason = acknowledged::sentence(reach, acknowledged);
+        self.notices.warn("store", &format!("node {} is refused: {reason}", newcomer.name));
+        Some(reason)
+    }
+
     /// Takes no part in Raft from now on.
     pub(crate) fn exclude_itself(&self, reason: &str) {
         if self.progress.set_excluded(reason) {
-            self.retired.store(true, Ordering::Release);
             let consensus = self.consensus.clone();
             // It waits for what is being applied.
             tokio::spawn(async move { consensus.shutdown().await });

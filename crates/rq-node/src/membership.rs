@@ -131,6 +131,9 @@ impl Inner {
         if let Some(reason) = self.find_double(newcomer, &known.peer).await {
             return Ok(Answer::Excluded(reason));
         }
+        if let Some(reason) = self.find_lost(newcomer).await {
+            return Ok(Answer::Excluded(reason));
+        }
         let cluster = self.cluster.id().ok_or(Error::LeaderNotFound)?;
         // A member stays what it is; to change that it is removed and joins again.
         let peer = Peer { replica: known.peer.replica, ..peer };

@@ -112,7 +112,9 @@ impl Inner {
 
 fn tell_end(inner: &Inner) {
     let Some(reason) = inner.consensus.view().ended else { return };
-    if !inner.progress.is_stopping() && !inner.retired.load(Ordering::Acquire) {
+    let is_on_purpose =
+        inner.retired.load(Ordering::Acquire) || inner.progress.given_up().is_some();
+    if !inner.progress.is_stopping() && !is_on_purpose {
         inner.progress.set_stopped(reason);
     }
 }

@@ -19,7 +19,9 @@ use openraft::{
 use rq_storage::Log;
 
 use super::{
-    Raft, TypeConfig, divergence,
+    Raft, TypeConfig,
+    acknowledged::sentence,
+    divergence,
     wire::{Answer, Header, Request, Sealed},
 };
 use crate::{identity::Cluster, notices::Notices, progress::Progress};
@@ -68,7 +70,7 @@ impl RaftAnswers {
     }
 
     async fn ask(&self, sealed: Sealed) -> Answer {
-        let leads = sealed.header.leads;
+        let Header { leads, acknowledged, .. } = sealed.header;
         if let Some(reason) = self.progress.given_up() {
             return Answer::Refused(format!("the node takes no part any more: {reason}"));
         }
@@ -79,6 +81,9 @@ impl RaftAnswers {
         match request {
             Request::Append(request) if self.is_diverged_from(&request) => {
                 Answer::Refused("what is applied there is not the cluster's".to_owned())
+            }
+            Request::Append(request) if self.has_lost(&request, acknowledged) => {
+                Answer::Refused("it has lost entries that it had acknowledged".to_owned())
             }
             Request::Append(request) => {
                 let entries_last = request.entries.last().map(|entry| entry.log_id.index());
@@ -116,19 +121,43 @@ impl RaftAnswers {
     /// stops then, and its Raft ends.
     fn is_diverged_from(&self, request: &AppendEntriesRequest<TypeConfig>) -> bool {
         let applied = self.progress.applied();
-        // What a leader says that was deposed since is old. Whatever is applied here was committed by one of no newer term
-        // than is voted for here, durably.
-        let is_old = || {
-            let voted = self.log.vote().map_or(0, |vote| vote.term);
-            request.vote.leader_id.term < voted
-        };
-        if !divergence::contradicts(request, applied) || is_old() {
+        if !divergence::contradicts(request, applied) || self.is_old(request) {
             return false;
         }
         self.progress.set_stopped(divergence::sentence(applied));
+        self.end();
+        true
+    }
+
+    /// Whether this node had `acknowledged` entries to the leader that it does not have any more. It takes no part then.
+    fn has_lost(
+        &self,
+        request: &AppendEntriesRequest<TypeConfig>,
+        acknowledged: Option<u64>,
+    ) -> bool {
+        let Some(acknowledged) = acknowledged else { return false };
+        let log = self.log.state();
+        let ends = [log.last, log.purged].map(|end| end.map_or(0, |end| end.index));
+        // A database that was received reaches farther than the log for a moment.
+        let reach = ends[0].max(ends[1]).max(self.progress.applied().index);
+        if reach >= acknowledged || self.is_old(request) {
+            return false;
+        }
+        self.progress.set_excluded(&sentence(reach, acknowledged));
+        self.end();
+        true
+    }
+
+    /// Whether a leader says this that was deposed since. Whatever is applied here was committed by one of no newer term
+    /// than is voted for here, durably; and whoever replaces what is in the log here has that vote before. So this is
+    /// looked at last.
+    fn is_old(&self, request: &AppendEntriesRequest<TypeConfig>) -> bool {
+        request.vote.leader_id.term < self.log.vote().map_or(0, |vote| vote.term)
+    }
+
+    fn end(&self) {
         let raft = self.raft.clone();
         tokio::spawn(async move { drop(raft.shutdown().await) });
-        true
     }
 }
 
@@ -137,7 +166,7 @@ impl RaftAnswers {
 /// # Errors
 /// Why it is not.
 pub(crate) fn admit(own: &Cluster, header: &Header) -> Result<(), String> {
-    let Header { cluster, to, from: _, leads: _ } = header;
+    let Header { cluster, to, .. } = header;
     if *to != own.raft_id {
         return Err(format!(
             "it is meant for member {to:016x}; here is {} with the number {:016x}",

@@ -20,7 +20,10 @@ use rq_storage::Log;
 #[cfg(not(test))]
 use tokio::sync::watch;
 
-use super::{Peer, Raft, Reply, TypeConfig, answer::RaftAnswers, entry_id, network::Connector};
+use super::{
+    Peer, Raft, Reply, TypeConfig, acknowledged::Acknowledged, answer::RaftAnswers, entry_id,
+    network::Connector,
+};
 use super::{landing::SnapshotLanding, log::LogStore, state_machine::StateMachine};
 #[cfg(test)]
 use crate::testing::watch;
@@ -55,6 +58,7 @@ pub(crate) struct Consensus {
     /// How long a leader that hears nothing of a quorum still counts as one: nobody else can lead before that.
     lease: Duration,
     progress: Arc<Progress>,
+    acknowledged: Arc<Acknowledged>,
     /// Held while the membership is being changed.
     change: Arc<tokio::sync::Mutex<()>>,
 }
@@ -114,7 +118,7 @@ impl Consensus {
         let raft_id = connector.raft_id();
         let vote_timeout = Duration::from_millis(config.election_timeout_max);
         let connector = connector.with_vote_timeout(vote_timeout);
-        let leads = connector.leads();
+        let (leads, acknowledged) = (connector.leads(), connector.acknowledged());
         let raft = Raft::new(raft_id, Arc::new(config), connector, log, machine)
             .await
             .map_err(|fatal| OpenError::Raft(fatal.to_string()))?;
@@ -126,7 +130,8 @@ impl Consensus {
         // one without peers, and refuse requests that are worth waiting for a leader.
         let told = raft.with_raft_state(|_| ()).await;
         told.map_err(|fatal| OpenError::Raft(fatal.to_string()))?;
-        Ok(Self { raft, metrics, raft_id, lease: vote_timeout, progress, change: Arc::default() })
+        let (lease, change) = (vote_timeout, Arc::default());
+        Ok(Self { raft, metrics, raft_id, lease, progress, acknowledged, change })
     }
 
     /// Whether Raft holds a vote, a log or a membership: whether this node has ever been a member.
@@ -288,6 +293,15 @@ impl Consensus {
     /// How long ago a quorum answered this node; `None` unless openraft has it for a leader.
     pub(crate) fn quorum_silent_for(&self) -> Option<Duration> {
         self.metrics.borrow_watched().last_quorum_acked.as_ref().map(|at| at.elapsed())
+    }
+
+    /// The last committed entry that a member has acknowledged to this node, if it leads: that entry is there for good.
+    pub(crate) fn acknowledged(&self, member: u64) -> Option<u64> {
+        let metrics = self.metrics.borrow_watched();
+        let committed = metrics.local_committed.map_or(0, |id| id.index());
+        let leads = metrics.state.is_leader();
+        let upto = self.acknowledged.upto(member, metrics.current_term).filter(|_| leads)?;
+        Some(upto.min(committed))
     }
 
     /// What is committed, if this node leads and nobody else votes: then nobody else can lead, or know of more.

@@ -62,7 +62,13 @@ fn untagged(mut bytes: Bytes) -> Bytes {
 }
 
 fn sample_header() -> Header {
-    Header { cluster: "0123456789abcdef".to_owned(), to: 7, from: u64::MAX, leads: true }
+    Header {
+        cluster: "0123456789abcdef".to_owned(),
+        to: 7,
+        from: u64::MAX,
+        leads: true,
+        acknowledged: Some(9),
+    }
 }
 
 fn sample_vote() -> VoteOf<TypeConfig> {

@@ -31,6 +31,7 @@ use rq_sqlite::{Applied, EntryId};
 
 use crate::{command::Payload, options::Timing};
 
+pub(crate) mod acknowledged;
 pub(crate) mod answer;
 pub(crate) mod change;
 pub(crate) mod consensus;

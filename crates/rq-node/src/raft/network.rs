@@ -35,6 +35,7 @@ use rq_sqlite::WalSize;
 
 use super::{
     Peer, TypeConfig,
+    acknowledged::Acknowledged,
     state_machine::DurableFile,
     wire::{Answer, Header, Request, decode_vote, encode_vote},
 };
@@ -64,6 +65,7 @@ pub(crate) struct Connector {
     transfers: Arc<Transfers>,
     wal: WalSize,
     notices: Arc<Notices>,
+    acknowledged: Arc<Acknowledged>,
     /// Whether this node leads by the word of a quorum, once Raft runs.
     leads: Arc<OnceLock<Leads>>,
 }
@@ -101,6 +103,7 @@ impl Connector {
             transfers,
             wal,
             notices: Arc::default(),
+            acknowledged: Arc::default(),
             leads: Arc::default(),
         }
     }
@@ -108,6 +111,11 @@ impl Connector {
     /// Where to put what says whether this node leads; until then it does not.
     pub(super) fn leads(&self) -> Arc<OnceLock<Leads>> {
         Arc::clone(&self.leads)
+    }
+
+    /// What the members have acknowledged to this node.
+    pub(super) fn acknowledged(&self) -> Arc<Acknowledged> {
+        Arc::clone(&self.acknowledged)
     }
 
     /// With another limit for votes.
@@ -147,7 +155,13 @@ impl Connection {
             to: self.to,
             from: self.connector.raft_id(),
             leads: self.connector.leads.get().is_some_and(|leads| leads()),
+            acknowledged: None,
         }
+    }
+
+    /// The last entry that this member has acknowledged in a term in which this node leads.
+    fn acknowledged(&self, term: u64) -> Option<u64> {
+        self.connector.acknowledged.upto(self.to, term)
     }
 
     /// Makes a call; what comes back is Raft's answer.
@@ -158,7 +172,12 @@ impl Connection {
         timeout: Duration,
     ) -> impl Future<Output = Result<Answer, RPCError<TypeConfig>>> + Send + use<> {
         let (peer, notices) = (self.peer.clone(), Arc::clone(&self.connector.notices));
-        let (to, request) = (self.address(), request.encode(self.header()));
+        let acknowledged = match &request {
+            Request::Append(request) => self.acknowledged(request.vote.leader_id.term),
+            _ => None,
+        };
+        let header = Header { acknowledged, ..self.header() };
+        let (to, request) = (self.address(), request.encode(header));
         let call = Call { to, lane, request, timeout, revocable: false };
         let answer = self.connector.network.call(call);
         async move { received(&peer, answer.await, &notices) }
@@ -350,13 +369,39 @@ fn append(
     let lane = connection.append_lane;
     let peer = connection.peer.clone();
     let timeout = APPEND_TIMEOUT + Duration::from_secs(bytes_in_flight / SLOWEST_LINK);
+    let term = request.vote.leader_id.term;
+    let previous = request.prev_log_id.map(|id| id.index());
+    let last = request.entries.last().map(|entry| entry.log_id.index()).or(previous);
+    // Whoever had this before the request was sent cannot lack it now.
+    let held = connection.acknowledged(term).filter(|held| previous.is_some_and(|at| at <= *held));
+    let (to, connector) = (connection.to, connection.connector.clone());
     let answer = connection.call(lane, Request::Append(request), timeout);
     async move {
-        match answer.await? {
-            Answer::Append(response) => Ok(response),
-            _ => Err(mismatch(&peer)),
+        let Answer::Append(response) = answer.await? else { return Err(mismatch(&peer)) };
+        let reached = match &response {
+            AppendEntriesResponse::Success => last,
+            AppendEntriesResponse::PartialSuccess(reached) => reached.map(|id| id.index()),
+            AppendEntriesResponse::Conflict if let Some(held) = held => {
+                return Err(lost(&peer, held, &connector.notices));
+            }
+            AppendEntriesResponse::Conflict | AppendEntriesResponse::HigherVote(_) => None,
+        };
+        if let Some(reached) = reached {
+            connector.acknowledged.note(to, term, reached);
         }
+        Ok(response)
     }
+}
+
+/// A member does not have what it had acknowledged, and does not notice it itself: an older program. To openraft it is
+/// not there; it would send the same again without a pause, and count its heartbeats.
+fn lost(peer: &Peer, held: u64, notices: &Notices) -> RPCError<TypeConfig> {
+    let reason = format!(
+        "{peer} has lost entries that it had acknowledged, up to {held}, and is not counted: end it, and let it join \
+         with an empty data directory"
+    );
+    notices.warn("raft", &reason);
+    RPCError::Unreachable(Unreachable::new(&io::Error::other(reason)))
 }
 
 /// The bytes of an entry on the wire, roughly.

@@ -48,6 +48,8 @@ pub(crate) struct Header {
     /// Whether the sender leads and has heard of a quorum lately. A leader that has not goes on sending heartbeats,
     /// and nobody should think better of it for them.
     pub(crate) leads: bool,
+    /// The last entry that the receiver had acknowledged to the sender of entries in the same term, if any.
+    pub(crate) acknowledged: Option<u64>,
 }
 
 /// A request whose content has not been looked at.
@@ -80,8 +82,8 @@ pub(crate) enum Answer {
 impl Header {
     /// The header alone as bytes, for whoever carries it without knowing what it is.
     pub(crate) fn encode(self) -> Bytes {
-        let Self { cluster, to, from, leads } = self;
-        RequestMessage { cluster, to, from, body: None, leads }.encode_to_vec().into()
+        let Self { cluster, to, from, leads, acknowledged } = self;
+        RequestMessage { cluster, to, from, body: None, leads, acknowledged }.encode_to_vec().into()
     }
 
     /// Reads a header alone.
@@ -100,8 +102,8 @@ impl Sealed {
     /// Bytes that are none.
     pub(crate) fn decode(bytes: Bytes) -> Result<Self, String> {
         let message = SealedMessage::decode(bytes).map_err(|error| error.to_string())?;
-        let SealedMessage { cluster, to, from, body, leads } = message;
-        Ok(Self { header: Header { cluster, to, from, leads }, body })
+        let SealedMessage { cluster, to, from, body, leads, acknowledged } = message;
+        Ok(Self { header: Header { cluster, to, from, leads, acknowledged }, body })
     }
 
     /// Reads what is asked.
@@ -154,8 +156,8 @@ impl Request {
                 last: request.last_log_id().map(write_id),
             }),
         };
-        let Header { cluster, to, from, leads } = header;
-        let message = RequestMessage { cluster, to, from, body: Some(body), leads };
+        let Header { cluster, to, from, leads, acknowledged } = header;
+        let message = RequestMessage { cluster, to, from, body: Some(body), leads, acknowledged };
         crate::service::tagged(crate::service::RAFT, &message)
     }
 }
@@ -333,6 +335,8 @@ struct RequestMessage {
     body: Option<RequestBody>,
     #[prost(bool, tag = "8")]
     leads: bool,
+    #[prost(uint64, optional, tag = "9")]
+    acknowledged: Option<u64>,
 }
 
 /// A [`RequestMessage`] whose body is left as it came.
@@ -348,6 +352,8 @@ struct SealedMessage {
     body: Option<SealedBody>,
     #[prost(bool, tag = "8")]
     leads: bool,
+    #[prost(uint64, optional, tag = "9")]
+    acknowledged: Option<u64>,
 }
 
 #[derive(Clone, PartialEq, prost::Oneof)]
@@ -484,12 +490,12 @@ mod tests {
     use super::*;
 
     fn header() -> Header {
-        Header { cluster: "c".to_owned(), to: 7, from: 8, leads: true }
+        Header { cluster: "c".to_owned(), to: 7, from: 8, leads: true, acknowledged: Some(5) }
     }
 
     fn open(body: RequestBody) -> Result<Request, String> {
-        let Header { cluster, to, from, leads } = header();
-        let message = RequestMessage { cluster, to, from, body: Some(body), leads };
+        let Header { cluster, to, from, leads, acknowledged } = header();
+        let message = RequestMessage { cluster, to, from, body: Some(body), leads, acknowledged };
         let sealed =
             Sealed::decode(message.encode_to_vec().into()).expect("its header can be read");
         assert_eq!(sealed.header, header());

@@ -174,3 +174,48 @@ async fn a_member_that_says_where_it_is_now_is_not_its_own_copy() {
     }
     cluster.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_lost_what_it_had_acknowledged_is_not_counted_and_says_so() {
+    let mut cluster = Cluster::filled(&["a", "b", "c"]).await;
+    let c = cluster.stop("c").await;
+    let (older, oldest) = (c.copy(), c.copy());
+    wait_ready(&cluster.start_again(c).await).await;
+    let leader = cluster.leader().await.node.clone();
+    for n in 10..40 {
+        insert(&leader, n).await.unwrap();
+    }
+    cluster.wait_equal(&["a", "b", "c"]).await;
+    let newest = cluster.stop("c").await;
+
+    let told_nothing = cluster.start_again(older).await;
+    let reason = wait_given_up(&told_nothing).await;
+    assert!(reason.starts_with("it has lost entries that it had acknowledged"), "{reason}");
+    let impairments = told_nothing.status().impairments;
+    assert!(impairments.contains(&Impairment::Excluded { reason }), "{impairments:?}");
+    assert!(!told_nothing.is_ready());
+    assert_eq!(count(&told_nothing, Level::None).await, Ok(10), "its data can be looked at");
+    insert(&leader, 40).await.unwrap();
+    drop(cluster.stop("c").await);
+
+    let refused = cluster.open(&oldest).await.unwrap();
+    let reason = refused.form(&join(&["a"])).await.unwrap_err();
+    assert!(reason.contains("it has lost entries that it had acknowledged"), "{reason}");
+    assert!(reason.contains("join with an empty one"), "{reason}");
+    // It is no quorum together with the leader.
+    drop(cluster.stop("b").await);
+    let lost = async {
+        while leader.is_leader() || leader.is_ready() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, lost).await.expect("there is no quorum");
+    assert!(insert(&leader, 99).await.is_err(), "and nobody waits for one for ever");
+    refused.shutdown().await;
+
+    // What it had acknowledged is still there.
+    let back = cluster.start_again(newest).await;
+    wait_ready(&back).await;
+    assert!(count(&back, Level::Linearizable).await.is_ok_and(|rows| rows >= 41));
+    cluster.close().await;
+}

@@ -69,7 +69,13 @@ async fn a_node_whose_raft_was_asked_for_one_cluster_is_not_taken_into_another()
     agree("another").await.unwrap();
     agree(THEIRS).await.unwrap();
     // A vote comes in, and is not stored yet: Raft still says that it has no past.
-    let header = Header { cluster: THEIRS.to_owned(), to: raft_id, from: 77, leads: false };
+    let header = Header {
+        cluster: THEIRS.to_owned(),
+        to: raft_id,
+        from: 77,
+        leads: false,
+        acknowledged: None,
+    };
     admit(&inner.cluster, &header).unwrap();
     assert_eq!(inner.consensus.is_initialized().await, Ok(false));
     for refused in [agree("another").await, agree("a third").await] {

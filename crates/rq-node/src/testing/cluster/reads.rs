@@ -319,7 +319,13 @@ async fn a_node_that_needs_a_database_is_not_ready_until_it_has_what_is_in_it() 
     assert!(waiting.node.is_ready());
     let (from, to) = (leader.node.inner(), waiting.node.inner());
     let cluster_id = to.cluster.id().unwrap();
-    let header = Header { cluster: cluster_id, to: to.raft_id, from: from.raft_id, leads: true };
+    let header = Header {
+        cluster: cluster_id,
+        to: to.raft_id,
+        from: from.raft_id,
+        leads: true,
+        acknowledged: None,
+    };
     let header = header.encode();
     let needed = to.progress.applied().index + 3;
     drop(to.receiver.answer(announcement(header, needed)).await);
