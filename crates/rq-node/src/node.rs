@@ -19,13 +19,15 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, Weak,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use rq_security::Credentials;
-use rq_sqlite::{Checkpointer, Database, LocalError, Readers, Settings, WalSize, Writer};
+use rq_sqlite::{
+    Checkpointer, Database, LocalError, Readers, Settings, WAL_FILE_KEPT, WalSize, Writer,
+};
 use rq_storage::{Execution, Log};
 
 use crate::{
@@ -68,6 +70,8 @@ use crate::{
 const FIRST_LEADER_PATIENCE: Duration = Duration::from_secs(2);
 /// A read younger than this is not cancelled for the sake of the WAL.
 const READ_CANCEL_AGE: Duration = Duration::from_secs(1);
+/// Calls that find the WAL's file too large, between two tries to empty it: a second by the checkpoints' interval.
+const LOOKS_BETWEEN_EMPTYING: u64 = 50;
 /// How long closing waits for Raft, for the statement that is being applied and for a checkpoint, each.
 /// What takes longer is abandoned, which is no worse than being killed: nothing acknowledged is lost.
 const CLOSING_PATIENCE: Duration = Duration::from_millis(300);
@@ -132,6 +136,8 @@ pub(crate) struct Machinery {
     pub(crate) durability: Arc<Durability>,
     readers: Readers,
     wal: WalSize,
+    /// How often the WAL's file was found too large.
+    looks: AtomicU64,
     metrics: Arc<Metrics>,
     environment: Environment,
     directory: PathBuf,
@@ -548,6 +554,7 @@ impl Machinery {
             .map_err(|error| OpenError::Thread(error.to_string()))?;
         Ok(Arc::new(Self {
             wal: checkpointer.wal_size(),
+            looks: AtomicU64::new(0),
             applier: Arc::new(applier),
             durability: Arc::new(Durability::new(checkpointer, Arc::clone(progress), execution)),
             readers,
@@ -565,9 +572,15 @@ impl Machinery {
         self.environment.files.free_space(&self.directory).ok()
     }
 
-    /// Folds the WAL back if it is larger than `due`; cancels the oldest read if it is larger than `cap`.
+    /// The bytes of the WAL's file.
+    pub(crate) fn wal_file_bytes(&self) -> u64 {
+        self.wal.file_bytes()
+    }
+
+    /// Folds the WAL back if it is larger than `due`, or its file than what is kept of it; cancels the oldest read
+    /// if the file is larger than both that and `cap` afterwards.
     pub(crate) fn checkpoint_if_due(&self, cap: u64, due: u64) {
-        if self.wal_bytes() < due {
+        if self.wal_bytes() < due && !self.is_wal_file_to_be_emptied() {
             return;
         }
         let began = Instant::now();
@@ -577,7 +590,8 @@ impl Machinery {
             tracing::warn!(component = "db-checkpoint", "checkpoint failed: {error}");
         }
         self.metrics.checkpoint_duration_ms.set(milliseconds(began.elapsed()));
-        if self.wal_bytes() > cap && self.readers.cancel_oldest(READ_CANCEL_AGE) {
+        let too_large = self.wal_bytes() > cap || self.wal_file_bytes() > cap.max(WAL_FILE_KEPT);
+        if too_large && self.readers.cancel_oldest(READ_CANCEL_AGE) {
             self.metrics.reads_cancelled.add(1);
             tracing::warn!(
                 component = "db-checkpoint",
@@ -597,6 +611,15 @@ impl Machinery {
             self.metrics.checkpoint_pause_us_max.raise(micros(finish?.pause));
         }
         Ok(())
+    }
+
+    /// Whether the WAL's file is too large, at most once in [`LOOKS_BETWEEN_EMPTYING`] calls: while somebody reads
+    /// from it, each try holds new reads up for nothing.
+    fn is_wal_file_to_be_emptied(&self) -> bool {
+        if self.wal_file_bytes() <= WAL_FILE_KEPT {
+            return false;
+        }
+        self.looks.fetch_add(1, Ordering::Relaxed).is_multiple_of(LOOKS_BETWEEN_EMPTYING)
     }
 }
 

@@ -84,7 +84,8 @@ pub struct Limits {
     pub enqueue_timeout: Duration,
     /// Free bytes of the data's file system below which writes are refused.
     pub free_bytes_min: u64,
-    /// Bytes of the WAL beyond which the oldest reads are cancelled.
+    /// Bytes of the WAL's file beyond which the oldest reads are cancelled; at least `rq_sqlite::WAL_FILE_KEPT` are
+    /// always kept of a file that is not in use.
     pub wal_bytes_max: u64,
 }
 

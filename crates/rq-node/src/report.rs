@@ -147,7 +147,7 @@ impl Inner {
                 .as_ref()
                 .map_or(0, |file| file.mtime() * 1000 + file.mtime_nsec() / 1_000_000),
             path,
-            wal_bytes: self.machinery.wal_bytes(),
+            wal_bytes: self.machinery.wal_file_bytes(),
             sqlite_version: rq_sqlite::sqlite_version().to_owned(),
             compile_options: pages.compile_options,
             page_size: pages.page_size,

@@ -167,7 +167,7 @@ pub struct DatabaseStatus {
     pub path: PathBuf,
     /// Bytes of the file.
     pub file_bytes: u64,
-    /// Bytes of the WAL.
+    /// Bytes of the WAL's file.
     pub wal_bytes: u64,
     /// When the file was last modified, in milliseconds since 1970.
     pub modified_at_ms: i64,

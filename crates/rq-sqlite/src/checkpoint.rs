@@ -7,6 +7,9 @@
 //! over with the next commit. The moment is made likely by holding new readers for a few
 //! milliseconds, and never waited for longer than that: the next attempt will do.
 //!
+//! SQLite never shortens a WAL by itself. One statement may have made its file as large as its budget of pages, so a
+//! file beyond [`WAL_FILE_KEPT`] is emptied by the last step, when nobody reads from it; again, nobody is waited for.
+//!
 //! Nothing here may open the database file or the WAL a second time: closing the descriptor would
 //! drop SQLite's locks. Syncing goes through SQLite's own files.
 
@@ -14,7 +17,8 @@
 
 use std::{
     ffi::{c_int, c_void},
-    path::Path,
+    fs,
+    path::{Path, PathBuf},
     ptr,
     sync::{
         Arc,
@@ -43,6 +47,10 @@ const ROUNDS: usize = 16;
 
 /// How long [`finish`] waits for running reads before it goes on without their end.
 const READERS_PATIENCE: Duration = Duration::from_millis(3);
+
+/// A WAL file larger than this, in bytes (64 MiB), is emptied when it is folded. Below, its space is kept for what is
+/// written next.
+pub const WAL_FILE_KEPT: u64 = 64 << 20;
 
 /// Bytes of a WAL frame besides its page.
 const FRAME_HEADER: u64 = 24;
@@ -78,22 +86,37 @@ pub struct Finish {
     /// Whether all of them are folded and no reader is in the way: the next commit starts the WAL
     /// over.
     pub restarts: bool,
+    /// Whether the file of the WAL was larger than [`WAL_FILE_KEPT`] and is empty now.
+    pub emptied: bool,
     /// How long the writer and new readers were held up.
     pub pause: Duration,
 }
 
 /// The size of the WAL as of the writer's last commit, shared by writer and checkpointer. It outlives
 /// them when the file is replaced.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct WalGauge(Arc<Gauge>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Gauge {
     frames: AtomicU64,
     frame_bytes: AtomicU64,
+    file: PathBuf,
 }
 
 impl WalGauge {
+    /// Of the WAL of this database.
+    pub(crate) fn new(database: &Path) -> Self {
+        let mut file = database.as_os_str().to_owned();
+        file.push("-wal");
+        let (frames, frame_bytes) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self(Arc::new(Gauge { frames, frame_bytes, file: file.into() }))
+    }
+
+    fn file_bytes(&self) -> u64 {
+        fs::metadata(&self.0.file).map_or(0, |file| file.len())
+    }
+
     /// Has the gauge follow the commits of a writer.
     ///
     /// # Errors
@@ -119,11 +142,16 @@ pub struct WalSize {
 }
 
 impl WalSize {
-    /// The bytes of the WAL in use as of the last commit. Costs nothing; the file itself never
-    /// shrinks, it is overwritten from its start.
+    /// The bytes of the WAL in use as of the last commit. Costs nothing. The file may be larger: it is
+    /// overwritten from its start, and holds what a transaction wrote that was not committed.
     pub fn bytes(&self) -> u64 {
-        let Gauge { frames, frame_bytes } = &*self.gauge.0;
+        let Gauge { frames, frame_bytes, .. } = &*self.gauge.0;
         frames.load(Ordering::Relaxed) * frame_bytes.load(Ordering::Relaxed)
+    }
+
+    /// The bytes of the file, asked of the file system; 0 if there is none.
+    pub fn file_bytes(&self) -> u64 {
+        self.gauge.file_bytes()
     }
 }
 
@@ -209,19 +237,39 @@ impl Checkpointer {
 }
 
 /// The last step, on the writer's connection between two transactions: holds new readers for a
-/// moment, waits briefly for the running ones, and copies what is left.
+/// moment, waits briefly for the running ones, and copies what is left. Empties a file that is too
+/// large, if it can be done at once.
 ///
 /// # Errors
 /// A failure of this node. Nothing is lost.
-pub(crate) fn finish(writer: &Connection, readers: &Readers) -> Result<Finish, LocalError> {
+pub(crate) fn finish(
+    writer: &Connection,
+    readers: &Readers,
+    gauge: &WalGauge,
+) -> Result<Finish, LocalError> {
+    let local = |error: SqliteError| error.into_local("folding the write-ahead log back");
     let started = Instant::now();
     let hold = readers.hold(READERS_PATIENCE);
-    let done = checkpoint(writer, ffi::SQLITE_CHECKPOINT_PASSIVE);
-    let alone = hold.is_alone();
+    let (frames, folded) = checkpoint(writer, ffi::SQLITE_CHECKPOINT_PASSIVE).map_err(local)?;
+    let restarts = frames == folded && hold.is_alone();
+    let emptied = restarts
+        && gauge.file_bytes() > WAL_FILE_KEPT
+        && empty_at_once(writer, gauge).map_err(local)?;
     drop(hold);
-    let (frames, folded) =
-        done.map_err(|error| error.into_local("folding the write-ahead log back"))?;
-    Ok(Finish { frames, restarts: frames == folded && alone, pause: started.elapsed() })
+    Ok(Finish { frames, restarts, emptied, pause: started.elapsed() })
+}
+
+/// Empties a WAL that is folded, unless somebody reads from it: other processes, and a copy being made.
+fn empty_at_once(writer: &Connection, gauge: &WalGauge) -> Result<bool, SqliteError> {
+    writer.busy_timeout(Duration::ZERO)?;
+    let emptied = checkpoint(writer, ffi::SQLITE_CHECKPOINT_TRUNCATE);
+    writer.busy_timeout(connection::BUSY_TIMEOUT)?;
+    emptied?;
+    let is_empty = gauge.file_bytes() == 0;
+    if is_empty {
+        gauge.0.frames.store(0, Ordering::Relaxed);
+    }
+    Ok(is_empty)
 }
 
 /// Runs a checkpoint of the kind given and returns the frames in the WAL and those folded.

@@ -154,7 +154,7 @@ pub(crate) fn open_parts(options: &Options) -> Result<Parts, OpenError> {
     prepare_files(options)?;
     let reader_vfs = file_system(options, None)?;
     let readers = Readers::new(options, reader_vfs);
-    open_connections(options, &readers, &WalGauge::default())
+    open_connections(options, &readers, &WalGauge::new(path))
 }
 
 /// Opens writer and checkpointer of the file that is in place, for a pool that is there.

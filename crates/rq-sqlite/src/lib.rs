@@ -100,7 +100,7 @@ mod transaction;
 mod vfs;
 mod writer;
 
-pub use checkpoint::{Checkpointer, Finish, Fold, WalSize};
+pub use checkpoint::{Checkpointer, Finish, Fold, WAL_FILE_KEPT, WalSize};
 pub use compile_options::sqlite_version;
 pub use connection::ENGINE_EPOCH;
 pub use database::{DEFAULT_READ_TEMPORARY_BYTES, DEFAULT_READERS_MAX, Database, Opened, Options};

@@ -11,7 +11,7 @@ use rusqlite::ffi;
 use thiserror::Error;
 
 use crate::{
-    checkpoint::{self, Finish},
+    checkpoint::{self, Finish, WalGauge},
     database::WriterParts,
     disk_full,
     entry::{Applied, Entry, EntryId, Operation, Request, RequestOutcome, Settings},
@@ -63,6 +63,7 @@ pub struct Writer {
     pub(crate) session: Session,
     pub(crate) pending_vacuum: Option<PendingVacuum>,
     readers: Readers,
+    gauge: WalGauge,
     applied: Option<EntryId>,
     options: WriterOptions,
     replacer: Replacer,
@@ -75,12 +76,15 @@ impl Writer {
     /// A failure of this node.
     pub(crate) fn new(parts: WriterParts, options: WriterOptions) -> Result<Self, SqliteError> {
         let replacer = Replacer::new(&parts, options);
-        let WriterParts { state, request_start, ambient, readers, stored, connection, .. } = parts;
+        let WriterParts {
+            state, request_start, ambient, readers, stored, gauge, connection, ..
+        } = parts;
         let cached = options.cached_statements;
         Ok(Self {
             state,
             session: Session::new(connection, ambient, request_start, cached)?,
             readers,
+            gauge,
             pending_vacuum: stored.pending_vacuum,
             applied: stored.applied,
             options,
@@ -93,13 +97,13 @@ impl Writer {
         self.replacer.clone()
     }
 
-    /// Copies what is left of the WAL into the database file, so that the next commit starts it over;
-    /// see [`Checkpointer::fold`](crate::Checkpointer::fold), which goes before.
+    /// Copies what is left of the WAL into the database file, so that the next commit starts it over, and
+    /// empties its file if that is large; see [`Checkpointer::fold`](crate::Checkpointer::fold), which goes before.
     ///
     /// # Errors
     /// A failure of this node. Nothing is lost.
     pub fn finish_checkpoint(&mut self) -> Result<Finish, LocalError> {
-        checkpoint::finish(self.session.connection(), &self.readers)
+        checkpoint::finish(self.session.connection(), &self.readers, &self.gauge)
     }
 
     /// The last entry applied.

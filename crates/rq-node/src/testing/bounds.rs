@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use rq_sql::{Column, End, ResultSink, SinkError, Statement, Value, ValueRef};
+use rq_sql::{Column, End, Outcome, ResultSink, SinkError, Statement, Value, ValueRef};
 use rq_sqlite::{Query, QueryEnd, QueryError, Readers};
 use tempfile::tempdir;
 
@@ -169,6 +169,31 @@ async fn a_reader_that_pins_the_wal_beyond_its_cap_is_cancelled() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert!(machinery.wal_bytes() < 18 << 20, "{} bytes", machinery.wal_bytes());
+    node.shutdown().await;
+}
+
+/// A statement that ends at its limit of pages has filled the file of the WAL, of which nothing is in use.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_refused_statement_left_in_the_wal_is_given_back() {
+    let directory = tempdir().unwrap();
+    let mut small = options(directory.path());
+    small.budget.pages = 30_000;
+    let node = open(small).await;
+    done(&node, &["CREATE TABLE t (x)"]).await;
+    let large = "WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < 150)
+         INSERT INTO t SELECT zeroblob(1000000) FROM c";
+    let machinery = &node.inner().machinery;
+    let refused = node.execute(write(&[large])).await.unwrap();
+    let Outcome::Error(error) = &refused.results[0].outcome else { panic!("{refused:?}") };
+    assert!(error.message.contains("more than 30000 pages"), "{error:?}");
+    let began = tokio::time::Instant::now();
+    while node.status().database.wal_bytes > 0 && began.elapsed() < PATIENCE {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(node.status().database.wal_bytes, 0);
+    assert_eq!(machinery.wal_file_bytes(), 0);
+    done(&node, &["INSERT INTO t VALUES (1)"]).await;
+    assert!(node.status().database.wal_bytes > 0);
     node.shutdown().await;
 }
 

@@ -26,7 +26,7 @@ fn a_fold_and_its_finish_let_the_wal_start_over() {
     let fold = bare.parts.checkpointer.fold().unwrap();
     assert!(fold.nearly_done && !fold.pinned, "{fold:?}");
     let parts = &bare.parts.writer;
-    let finish = finish(&parts.connection, &parts.readers).unwrap();
+    let finish = finish(&parts.connection, &parts.readers, &parts.gauge).unwrap();
     assert!(finish.restarts, "{finish:?}");
     bare.apply(41, ROWS);
     let after = bare.parts.checkpointer.wal_bytes();
@@ -48,12 +48,67 @@ fn a_reader_on_an_older_frame_pins_the_wal_until_it_ends() {
     let fold = bare.parts.checkpointer.fold().unwrap();
     assert!(fold.pinned && !fold.nearly_done && fold.folded > 0, "{fold:?}");
     let parts = &bare.parts.writer;
-    let finished = finish(&parts.connection, &parts.readers).unwrap();
+    let finished = finish(&parts.connection, &parts.readers, &parts.gauge).unwrap();
     assert!(!finished.restarts, "{finished:?}");
     drop(loan);
     assert!(bare.parts.checkpointer.fold().unwrap().nearly_done);
     let parts = &bare.parts.writer;
-    assert!(finish(&parts.connection, &parts.readers).unwrap().restarts);
+    assert!(finish(&parts.connection, &parts.readers, &parts.gauge).unwrap().restarts);
+}
+
+/// Writes more than is kept, and takes it back: the commits before need few bytes of the file.
+fn blown_up() -> Bare {
+    let bare = grown(2);
+    bare.write("BEGIN IMMEDIATE");
+    for _ in 0..16 {
+        bare.write("INSERT INTO t (data) VALUES (zeroblob(9000000))");
+    }
+    bare.write("ROLLBACK");
+    let size = bare.parts.checkpointer.wal_size();
+    assert!(size.bytes() < 1 << 20 && size.file_bytes() > WAL_FILE_KEPT, "{size:?}");
+    bare
+}
+
+#[test]
+fn a_file_of_the_wal_that_is_too_large_is_emptied_when_it_is_folded() {
+    let mut bare = blown_up();
+    let size = bare.parts.checkpointer.wal_size();
+    assert!(bare.parts.checkpointer.fold().unwrap().nearly_done);
+    let parts = &bare.parts.writer;
+    let done = finish(&parts.connection, &parts.readers, &parts.gauge).unwrap();
+    assert!(done.restarts && done.emptied, "{done:?}");
+    assert_eq!((size.bytes(), size.file_bytes()), (0, 0));
+    bare.apply(3, ROWS);
+    // What is not too large stays as it is.
+    let kept = size.file_bytes();
+    assert!(kept > 0);
+    assert!(bare.parts.checkpointer.fold().unwrap().nearly_done);
+    let parts = &bare.parts.writer;
+    let done = finish(&parts.connection, &parts.readers, &parts.gauge).unwrap();
+    assert!(done.restarts && !done.emptied, "{done:?}");
+    assert_eq!(size.file_bytes(), kept);
+    let bare = bare.reopen();
+    assert_eq!(bare.ask("SELECT count(*) FROM t"), "600");
+    assert_eq!(bare.ask("PRAGMA integrity_check"), "ok");
+}
+
+#[test]
+fn who_reads_from_a_large_wal_is_not_waited_for() {
+    let mut bare = blown_up();
+    let size = bare.parts.checkpointer.wal_size();
+    // As another process does: the pool knows nothing of it. Its state is in the WAL.
+    let other = Connection::open(&bare.options.path).unwrap();
+    other.execute_batch("BEGIN; SELECT count(*) FROM t").unwrap();
+    assert!(bare.parts.checkpointer.fold().unwrap().nearly_done);
+    let parts = &bare.parts.writer;
+    let done = finish(&parts.connection, &parts.readers, &parts.gauge).unwrap();
+    assert!(!done.emptied && size.file_bytes() > WAL_FILE_KEPT, "{done:?}");
+    assert!(done.pause < connection::BUSY_TIMEOUT / 2, "{done:?}");
+    other.execute_batch("COMMIT").unwrap();
+    let parts = &bare.parts.writer;
+    let done = finish(&parts.connection, &parts.readers, &parts.gauge).unwrap();
+    assert!(done.emptied, "{done:?}");
+    assert_eq!(bare.ask("SELECT count(*) FROM t"), "400");
 }
 
 #[test]
@@ -91,7 +146,7 @@ fn the_wal_stays_bounded_while_a_writer_and_readers_go_on() {
             writer.state.set_applied(EntryId { term: 1, index }).unwrap();
             writer.connection.execute_batch("COMMIT").unwrap();
             if want_finish.swap(false, Ordering::Relaxed) {
-                let finish = finish(&writer.connection, &writer.readers).unwrap();
+                let finish = finish(&writer.connection, &writer.readers, &writer.gauge).unwrap();
                 restarts.fetch_add(u64::from(finish.restarts), Ordering::Relaxed);
             }
         }

@@ -169,7 +169,13 @@ fn run_until_crash(options: &Options, random: &mut SplitMix) -> u64 {
             2 => {
                 let folded = parts.checkpointer.fold();
                 let writer = &parts.writer;
-                folded.and(crate::checkpoint::finish(&writer.connection, &writer.readers)).map(drop)
+                folded
+                    .and(crate::checkpoint::finish(
+                        &writer.connection,
+                        &writer.readers,
+                        &writer.gauge,
+                    ))
+                    .map(drop)
             }
             _ => Ok(()),
         };
