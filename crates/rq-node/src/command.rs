@@ -23,12 +23,12 @@
 //! - Bytes that are no command are an error, never a panic, and never take more memory than
 //!   [`PLAIN_BYTES_MAX`].
 
-use std::{fmt, sync::Arc};
+use std::{fmt, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use prost::Message as _;
 use rq_sql::{Parameter, Statement, Value};
-use rq_sqlite::{Budget, Entry, EntryId, Maintenance, Mode, Operation, Request, Settings};
+use rq_sqlite::{Budget, Entry, EntryId, Maintenance, Mode, Operation, Request, Settings, WalSize};
 
 use crate::environment::Environment;
 
@@ -38,6 +38,9 @@ const COMPRESS_FROM_BYTES: usize = 16 * 1024;
 const PLAIN_BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;
 /// zstd's level: 1 costs about 2 ms a megabyte and finds nearly all repetition of SQL text.
 const COMPRESSION_LEVEL: i32 = 1;
+/// Pages a request may add however little room there is, so that small writes wait for space like the rest
+/// instead of failing.
+const LEAST_PAGES: u64 = 256;
 /// The format of commands this program writes, and the newest it reads.
 pub(crate) const FORMAT: u8 = 1;
 const PLAIN: u8 = 0;
@@ -84,11 +87,40 @@ pub enum CommandError {
 pub(crate) struct Stamper {
     environment: Environment,
     settings: Settings,
+    room: Room,
+}
+
+/// Where the pages go that a request adds.
+#[derive(Clone, Debug)]
+pub(crate) struct Room {
+    /// The data directory.
+    pub(crate) directory: PathBuf,
+    /// Tells how large a page is.
+    pub(crate) wal: WalSize,
+}
+
+impl Room {
+    /// A limit of pages, lowered to what the disk has room for: an entry that finds none stops the node until there
+    /// is some. The limit stands in the entry, so all nodes refuse the same statement.
+    fn limit(&self, pages: u64, environment: &Environment) -> u64 {
+        let Ok(free) = environment.files.free_space(&self.directory) else { return pages };
+        let affordable = affordable_pages(free, self.wal.frame_bytes());
+        if pages == 0 { affordable } else { pages.min(affordable) }
+    }
+}
+
+/// How many pages a request may add with so many bytes free. A page stands in the WAL before it stands in the
+/// database, and as much again is left to what is under way besides. Rounded down to a power of two, so that it
+/// seldom changes.
+fn affordable_pages(free: u64, page_bytes: u64) -> u64 {
+    let pages = free / (4 * page_bytes.max(1));
+    let rounded = pages.checked_ilog2().map_or(0, |power| 1 << power);
+    rounded.max(LEAST_PAGES)
 }
 
 impl Stamper {
-    pub(crate) fn new(environment: Environment, settings: Settings) -> Self {
-        Self { environment, settings }
+    pub(crate) fn new(environment: Environment, settings: Settings, room: Room) -> Self {
+        Self { environment, settings, room }
     }
 
     /// The one place where time and chance enter the log.
@@ -96,7 +128,9 @@ impl Stamper {
         let mut seed = [0; 16];
         self.environment.entropy.fill(&mut seed);
         let clock_ms = self.environment.clock.now_ms();
-        let command = Command { clock_ms, seed, settings: self.settings, work };
+        let mut settings = self.settings;
+        settings.budget.pages = self.room.limit(settings.budget.pages, &self.environment);
+        let command = Command { clock_ms, seed, settings, work };
         Payload { bytes: command.encode(), command: Some(Arc::new(command)) }
     }
 }
@@ -475,6 +509,20 @@ mod tests {
         let budget = Budget { steps: 10_000_000_000, pages: 0 };
         let settings = Settings { foreign_keys: true, budget };
         Command { clock_ms: -5, seed: [7; 16], settings, work }
+    }
+
+    #[test]
+    fn the_limit_of_pages_leaves_room_for_wal_database_and_others() {
+        for (free, page_bytes, expected) in [
+            (0, 4120, LEAST_PAGES),
+            (4 * 4120 * 4095, 4120, 2048),
+            (4 * 4120 * 4096, 4120, 4096),
+            (4 * 65560 * 4096, 65560, 4096),
+            (600 << 20, 4120, 32_768),
+            (u64::MAX, 0, 1 << 61),
+        ] {
+            assert_eq!(affordable_pages(free, page_bytes), expected, "{free} of {page_bytes}");
+        }
     }
 
     fn requests() -> Vec<Request> {

@@ -34,7 +34,7 @@ use crate::{
     Error, OpenError, OtherEngine,
     applier::{Applier, Core},
     batcher::Batcher,
-    command::Stamper,
+    command::{Room, Stamper},
     disk_watch,
     durability::Durability,
     environment::Environment,
@@ -481,7 +481,7 @@ impl Inner {
         let settings = Settings { foreign_keys: options.foreign_keys, budget: options.budget };
         let batcher = Batcher::start(
             consensus.clone(),
-            Stamper::new(environment.clone(), settings),
+            Stamper::new(environment.clone(), settings, machinery.room()),
             Arc::clone(&metrics),
             options.limits.backlog_bytes_max,
             options.limits.enqueue_timeout,
@@ -566,6 +566,11 @@ impl Machinery {
 
     pub(crate) fn wal_bytes(&self) -> u64 {
         self.wal.bytes()
+    }
+
+    /// Where what is written goes.
+    fn room(&self) -> Room {
+        Room { directory: self.directory.clone(), wal: self.wal.clone() }
     }
 
     pub(crate) fn free_bytes(&self) -> Option<u64> {

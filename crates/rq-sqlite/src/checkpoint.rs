@@ -149,6 +149,11 @@ impl WalSize {
         frames.load(Ordering::Relaxed) * frame_bytes.load(Ordering::Relaxed)
     }
 
+    /// The bytes a page takes in the WAL, whatever database is in place now.
+    pub fn frame_bytes(&self) -> u64 {
+        self.gauge.0.frame_bytes.load(Ordering::Relaxed)
+    }
+
     /// The bytes of the file, asked of the file system; 0 if there is none.
     pub fn file_bytes(&self) -> u64 {
         self.gauge.file_bytes()

@@ -5,7 +5,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
-use rq_sql::Value;
+use rq_sql::{Outcome, Value};
 use tempfile::{TempDir, tempdir};
 use tokio::task::JoinHandle;
 
@@ -14,6 +14,7 @@ use super::{
     behaviour::until,
     done, number, options, values, wait_ready, with_parameters,
     world::{Disks, Event, World},
+    write,
 };
 use crate::{EffectKnown, Environment, Error, Impairment, Level, Node, Options, Write, Written};
 
@@ -117,6 +118,35 @@ async fn an_entry_that_finds_no_room_in_the_log_waits_for_it() {
     world.fill_log(false);
     finish(&node, waiting).await;
     assert_eq!(number(&node, "SELECT count(*) FROM t").await, accepted + 2);
+    node.shutdown().await;
+}
+
+/// A statement larger than the disk would fill it, and the entry be tried again for ever. It fails instead, by a limit
+/// that stands in the entry.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_statement_may_add_no_more_than_there_is_room_for() {
+    const LARGE: &str =
+        "WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < 30)
+         INSERT INTO t SELECT zeroblob(1000000) FROM c";
+    let directory = tempdir().unwrap();
+    let disks = Disks::new();
+    let environment =
+        Environment { execution: rq_storage::Execution::Threads, ..disks.environment(1) };
+    let node = Node::open_alone(options(directory.path()), environment).await.unwrap();
+    wait_ready(&node).await;
+    done(&node, &["CREATE TABLE t (x)"]).await;
+    disks.files.set_free_space(Some(100_000_000));
+    let refused = node.execute(write(&[LARGE, "INSERT INTO t VALUES (1)"])).await.unwrap();
+    let Outcome::Error(error) = &refused.results[0].outcome else { panic!("{refused:?}") };
+    assert!(error.message.contains("more than 4096 pages"), "{error:?}");
+    assert!(matches!(refused.results[1].outcome, Outcome::Done { .. }), "{refused:?}");
+    assert_eq!(number(&node, "SELECT count(*) FROM t").await, 1);
+    // Small writes are refused by the floor of free space alone.
+    disks.files.set_free_space(Some(2));
+    done(&node, &["INSERT INTO t VALUES (zeroblob(100000))"]).await;
+    disks.files.set_free_space(None);
+    done(&node, &[LARGE]).await;
+    assert_eq!(number(&node, "SELECT count(*) FROM t").await, 32);
     node.shutdown().await;
 }
 
