@@ -34,6 +34,11 @@ pub(crate) fn suites() -> Vec<Suite> {
         Suite { name: "full_disk::below_the_floor", need: need_mount, run: below_the_floor },
         Suite { name: "full_disk::no_byte_left", need: need_mount, run: no_byte_left },
         Suite { name: "full_disk::filled_by_its_own_writes", need: need_mount, run: own_writes },
+        Suite {
+            name: "full_disk::a_write_larger_than_the_disk",
+            need: need_mount,
+            run: large_write,
+        },
         Suite { name: "full_disk::killed_while_full", need: need_mount, run: killed_while_full },
         Suite { name: "full_disk::started_while_full", need: need_mount, run: started_while_full },
         Suite { name: "full_disk::a_sort_larger_than_the_disk", need: need_mount, run: large_sort },
@@ -263,6 +268,32 @@ fn own_writes() {
     assert_reads(&node, &["none", "weak", "linearizable"]);
     disk.release();
     rows.until_accepted(&node);
+    rows.check(&node);
+    assert_eq!(node.stop(), 0);
+}
+
+/// The budget of pages is larger than the disk by far: the statement fails by what there is room for, and leaves
+/// nothing behind that the node could not do without.
+fn large_write() {
+    let disk = Disk::mount().unwrap();
+    let mut node = disk.node(&["-limit-free-space=0"]);
+    let mut rows = Rows::default();
+    rows.insert(&node, 1000);
+    let large = "WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < 100) \
+                 INSERT INTO t SELECT NULL, zeroblob(10000000) FROM c";
+    let request = rq_tests::Request::post("/db/execute", json!([large]).to_string());
+    let answer = node.try_connect().unwrap().request(&request).unwrap();
+    let text = answer.text();
+    assert!(
+        answer.status == 200 && text.contains("would add more than"),
+        "{} {text}",
+        answer.status
+    );
+    rows.insert(&node, 1000);
+    rows.check(&node);
+    node.kill();
+    node.restart();
+    rows.insert(&node, 1000);
     rows.check(&node);
     assert_eq!(node.stop(), 0);
 }
