@@ -25,8 +25,9 @@ use openraft::{
     errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable},
     network::RPCOption,
     raft::{
-        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
-        TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError,
+        StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse, VoteRequest,
+        VoteResponse,
     },
     type_config::alias::{EntryOf, LogIdOf, SnapshotOf, VoteOf},
 };
@@ -241,6 +242,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             input: input.fuse(),
             in_flight: FuturesOrdered::new(),
             bytes: VecDeque::new(),
+            reached: None,
             ended: false,
         };
         let answers: AppendStream<'s> =
@@ -421,6 +423,8 @@ struct Pipeline<'s, S> {
     >,
     /// The bytes of each request in flight.
     bytes: VecDeque<u64>,
+    /// Up to where the follower has what was sent, as it said itself.
+    reached: Option<u64>,
     /// After anything but success nothing more is sent and the stream ends.
     ended: bool,
 }
@@ -446,7 +450,7 @@ where
                 Some(answer) = self.in_flight.next(), if !self.in_flight.is_empty() => {
                     self.bytes.pop_front();
                     self.ended = !matches!(answer, Ok(Ok(_)));
-                    return Some(answer);
+                    return Some(self.in_order(answer));
                 }
                 request = self.input.next(), if room => {
                     if let Some(request) = request {
@@ -455,6 +459,23 @@ where
                 }
             }
         }
+    }
+
+    /// A request that came to the follower before an earlier one finds a gap there. By the time its answer is looked at
+    /// the gap is filled; to openraft the follower would have lost what it has.
+    fn in_order(
+        &mut self,
+        answer: Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>,
+    ) -> Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>> {
+        match &answer {
+            Ok(Ok(Some(reached))) => self.reached = self.reached.max(Some(reached.index())),
+            Ok(Err(StreamAppendError::Conflict(at))) if self.reached >= Some(at.index()) => {
+                let reason = format!("{}: requests overtook each other", self.connection.peer);
+                return Err(RPCError::Unreachable(Unreachable::new(&io::Error::other(reason))));
+            }
+            _ => {}
+        }
+        answer
     }
 
     fn send(&mut self, request: AppendEntriesRequest<TypeConfig>) {
