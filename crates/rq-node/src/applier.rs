@@ -19,9 +19,11 @@
 //! # Invariants
 //! - Entries are applied in the order of the log, each exactly once.
 //! - Nobody else touches the writer connection; the checkpointer borrows it through
-//!   [`Applier::with_writer`] between two jobs.
+//!   [`Applier::with_writer`] between two jobs. It waits for what was handed over at once, which is bounded, and not for
+//!   the end of what is applied later: the WAL would grow all the while.
 
 use std::{
+    collections::VecDeque,
     sync::{Arc, Mutex, mpsc},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -289,7 +291,8 @@ impl Worker {
     fn run(mut self, messages: &mpsc::Receiver<Message>) {
         // After an entry that could not be applied none may be.
         let mut going = Ok(());
-        while let Ok(message) = messages.recv() {
+        let mut waiting = VecDeque::new();
+        while let Some(message) = waiting.pop_front().or_else(|| messages.recv().ok()) {
             match message {
                 Message::Apply(jobs, reports) => {
                     // The worker may be shut down meanwhile; then nobody waits any more.
@@ -301,19 +304,21 @@ impl Worker {
                     drop(reports.send(Report::End(going.clone())));
                 }
                 Message::Later(entries) => {
-                    going = going.and_then(|()| self.apply_later(&*entries, Faults::Retry));
-                    if let Err(reason) = &going
-                        && !self.progress.is_stopping()
-                    {
-                        self.progress.set_stopped(reason.clone());
+                    match going.clone().and_then(|()| self.apply_some(&*entries, Faults::Retry)) {
+                        Ok(false) => {}
+                        Ok(true) => {
+                            self.lend_meanwhile(messages, &mut waiting);
+                            waiting.push_front(Message::Later(entries));
+                        }
+                        Err(reason) => {
+                            if !self.progress.is_stopping() {
+                                self.progress.set_stopped(reason.clone());
+                            }
+                            going = Err(reason);
+                        }
                     }
                 }
-                Message::Borrow(work) => {
-                    // Who waits hears that there is no writer when the work is dropped.
-                    if let Some(writer) = &mut self.writer {
-                        work(writer);
-                    }
-                }
+                Message::Borrow(work) => self.lend(work),
                 Message::Install(arrival, durability, done) => {
                     let installed = going.clone();
                     let result =
@@ -323,6 +328,27 @@ impl Worker {
                     }
                     drop(done.send(result));
                 }
+            }
+        }
+    }
+
+    fn lend(&mut self, work: Box<dyn FnOnce(&mut Writer) + Send>) {
+        // Who waits hears that there is no writer when the work is dropped.
+        if let Some(writer) = &mut self.writer {
+            work(writer);
+        }
+    }
+
+    /// Lends the writer to those who want it by now; everything else waits.
+    fn lend_meanwhile(
+        &mut self,
+        messages: &mpsc::Receiver<Message>,
+        waiting: &mut VecDeque<Message>,
+    ) {
+        while let Ok(message) = messages.try_recv() {
+            match message {
+                Message::Borrow(work) => self.lend(work),
+                other => waiting.push_back(other),
             }
         }
     }
@@ -349,16 +375,19 @@ impl Worker {
 
     /// See [`Applier::apply_later`].
     fn apply_later(&mut self, entries: &dyn Later, faults: Faults) -> Result<(), String> {
-        loop {
-            if self.progress.is_stopping() {
-                return Err("stopped while entries waited to be applied".to_owned());
-            }
-            let jobs = entries.next()?;
-            if jobs.is_empty() {
-                return Ok(());
-            }
-            self.apply(jobs, faults, &mut answer_here)?;
+        while self.apply_some(entries, faults)? {}
+        Ok(())
+    }
+
+    /// Applies as many of them as are read at once; false at the end.
+    fn apply_some(&mut self, entries: &dyn Later, faults: Faults) -> Result<bool, String> {
+        if self.progress.is_stopping() {
+            return Err("stopped while entries waited to be applied".to_owned());
         }
+        let jobs = entries.next()?;
+        let goes_on = !jobs.is_empty();
+        self.apply(jobs, faults, &mut answer_here)?;
+        Ok(goes_on)
     }
 
     fn apply_one(

@@ -3,7 +3,7 @@
 //! Bytes and fsync are `rq-storage`'s. What is added here: entries keep the command they were made
 //! from until it is applied, so that a leader never decodes what it encoded; and purging makes the state
 //! machine durable first, always, because openraft purges forward at start without having waited; and what is applied is
-//! never cut off.
+//! never cut off; and however much is to be read, a part of it is in memory at once.
 
 use std::{
     collections::VecDeque,
@@ -14,6 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::{Stream, TryStreamExt as _, stream};
 use openraft::{
     EntryPayload, LogState, RaftLogReader,
     entry::RaftEntry as _,
@@ -31,11 +32,13 @@ use crate::{
     progress::{Progress, lock},
 };
 
-/// What is read at once for another node; a larger entry goes alone.
-const REPLICATION_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// What is read at once for another node or to be applied; a larger entry goes alone.
+const READ_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
-/// Payloads kept until they are applied, at most.
+/// Payloads kept until they are applied, at most. Beyond it they are read from the log and decoded again.
 const UNAPPLIED_MAX: usize = 1024;
+/// Bytes of these payloads beyond which no further one is kept: much may wait where applying is slow or stands still.
+pub(crate) const UNAPPLIED_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 type Content = <TypeConfig as openraft::RaftTypeConfig>::Payload;
 
@@ -49,9 +52,49 @@ pub(crate) struct LogStore {
     log: Log,
     progress: Arc<Progress>,
     durability: Arc<Durability>,
-    /// Payloads with their commands, of entries appended here and not applied yet; indexes ascend. Beyond
-    /// [`UNAPPLIED_MAX`] entries are read from the log and decoded again.
-    unapplied: Arc<Mutex<VecDeque<(u64, Payload)>>>,
+    unapplied: Arc<Mutex<Unapplied>>,
+}
+
+/// Payloads with their commands, of entries appended here and not applied yet; indexes ascend.
+#[derive(Default)]
+struct Unapplied {
+    payloads: VecDeque<(u64, Payload)>,
+    bytes: usize,
+}
+
+impl Unapplied {
+    /// Keeps the payload of an entry behind all others, if there is room.
+    fn keep(&mut self, index: u64, payload: &Payload) {
+        if self.payloads.len() < UNAPPLIED_MAX && self.bytes < UNAPPLIED_BYTES_MAX {
+            self.bytes += payload.bytes().len();
+            self.payloads.push_back((index, payload.clone()));
+        }
+    }
+
+    /// Forgets what is applied.
+    fn forget(&mut self, applied: u64) {
+        while let Some((index, payload)) = self.payloads.front()
+            && *index <= applied
+        {
+            self.bytes -= payload.bytes().len();
+            self.payloads.pop_front();
+        }
+    }
+
+    /// Forgets what is cut off; `None`: everything.
+    fn truncate_after(&mut self, last: Option<u64>) {
+        while let Some((index, payload)) = self.payloads.back()
+            && last.is_none_or(|last| *index > last)
+        {
+            self.bytes -= payload.bytes().len();
+            self.payloads.pop_back();
+        }
+    }
+
+    fn get(&self, index: u64) -> Option<&Payload> {
+        let position = self.payloads.binary_search_by_key(&index, |(index, _)| *index).ok()?;
+        Some(&self.payloads[position].1)
+    }
 }
 
 impl LogStore {
@@ -59,18 +102,13 @@ impl LogStore {
         Self { log, progress, durability, unapplied: Arc::default() }
     }
 
-    fn record(
-        &self,
-        entry: EntryOf<TypeConfig>,
-        unapplied: &mut VecDeque<(u64, Payload)>,
-    ) -> Record {
+    fn record(&self, entry: EntryOf<TypeConfig>, unapplied: &mut Unapplied) -> Record {
         let id = entry_id(&entry.log_id);
         if let EntryPayload::Normal(payload) = &entry.payload
             // Nobody takes them out again where nothing is applied.
             && self.progress.other_engine().is_none()
-            && unapplied.len() < UNAPPLIED_MAX
         {
-            unapplied.push_back((id.index, payload.clone()));
+            unapplied.keep(id.index, payload);
         }
         let (kind, payload) = pack(entry.payload);
         Record { index: id.index, term: id.term, kind, payload }
@@ -92,14 +130,24 @@ impl LogStore {
     /// # Errors
     /// The log cannot be read, or holds what this program does not know.
     pub(super) fn some(&self, first: u64, last: u64) -> io::Result<Vec<EntryOf<TypeConfig>>> {
-        let read = self.log.read_limited(first..last + 1, REPLICATION_BYTES_MAX);
+        self.part(first, last + 1)
+    }
+
+    /// Entries from `start` up to and without `end`, as many as are read at once.
+    fn part(&self, start: u64, end: u64) -> io::Result<Vec<EntryOf<TypeConfig>>> {
+        let read = self.log.read_limited(start..end, READ_BYTES_MAX);
         read.map_err(io::Error::other)?.into_iter().map(|record| self.entry(record)).collect()
+    }
+
+    /// The bytes of payloads kept until they are applied.
+    #[cfg(test)]
+    pub(crate) fn unapplied_bytes(&self) -> usize {
+        lock(&self.unapplied).bytes
     }
 
     fn unapplied_payload(&self, index: u64, bytes: &Bytes) -> Option<Payload> {
         let unapplied = lock(&self.unapplied);
-        let position = unapplied.binary_search_by_key(&index, |(index, _)| *index).ok()?;
-        let payload = &unapplied[position].1;
+        let payload = unapplied.get(index)?;
         // The same allocation, or else an entry that was replaced by another leader's.
         (payload.bytes().as_ptr() == bytes.as_ptr() || payload.bytes() == bytes)
             .then(|| payload.clone())
@@ -145,6 +193,21 @@ pub(crate) fn membership_in(record: &Record) -> Option<&[u8]> {
     (record.kind == KIND_MEMBERSHIP).then_some(&record.payload)
 }
 
+/// The first index of a range, and the one behind its last.
+fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
+    let start = match range.start_bound() {
+        Bound::Included(start) => *start,
+        Bound::Excluded(before) => before + 1,
+        Bound::Unbounded => 0,
+    };
+    let end = match range.end_bound() {
+        Bound::Included(last) => last + 1,
+        Bound::Excluded(end) => *end,
+        Bound::Unbounded => u64::MAX,
+    };
+    (start, end)
+}
+
 impl RaftLogReader<TypeConfig> for LogStore {
     async fn try_get_log_entries<Range>(
         &mut self,
@@ -153,18 +216,28 @@ impl RaftLogReader<TypeConfig> for LogStore {
     where
         Range: RangeBounds<u64> + Clone + Debug + Send,
     {
-        let start = match range.start_bound() {
-            Bound::Included(start) => *start,
-            Bound::Excluded(before) => before + 1,
-            Bound::Unbounded => 0,
-        };
-        let end = match range.end_bound() {
-            Bound::Included(last) => last + 1,
-            Bound::Excluded(end) => *end,
-            Bound::Unbounded => u64::MAX,
-        };
+        let (start, end) = bounds(&range);
         let records = self.log.read(start..end).map_err(io::Error::other)?;
         records.into_iter().map(|record| self.entry(record)).collect()
+    }
+
+    // The provided method reads everything at once: all that is to be applied again after a start.
+    async fn entries_stream<Range>(
+        &mut self,
+        range: Range,
+    ) -> impl Stream<Item = Result<EntryOf<TypeConfig>, io::Error>> + Send
+    where
+        Range: RangeBounds<u64> + Clone + Debug + Send,
+    {
+        let (log, (start, end)) = (self.clone(), bounds(&range));
+        let parts = stream::try_unfold(start, move |next| {
+            let part = if next < end { log.part(next, end) } else { Ok(Vec::new()) };
+            std::future::ready(part.map(|entries| {
+                let reached = entries.last()?.log_id.index();
+                Some((stream::iter(entries.into_iter().map(Ok::<_, io::Error>)), reached + 1))
+            }))
+        });
+        Box::pin(parts.try_flatten())
     }
 
     async fn limited_get_log_entries(
@@ -172,10 +245,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
         start: u64,
         end: u64,
     ) -> Result<Vec<EntryOf<TypeConfig>>, io::Error> {
-        if start >= end {
-            return Ok(Vec::new());
-        }
-        self.some(start, end - 1)
+        if start < end { self.part(start, end) } else { Ok(Vec::new()) }
     }
 
     async fn read_vote(&mut self) -> Result<Option<VoteOf<TypeConfig>>, io::Error> {
@@ -223,10 +293,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     {
         let records = {
             let mut unapplied = lock(&self.unapplied);
-            let applied = self.progress.applied().index;
-            while unapplied.front().is_some_and(|(index, _)| *index <= applied) {
-                unapplied.pop_front();
-            }
+            unapplied.forget(self.progress.applied().index);
             entries.into_iter().map(|entry| self.record(entry, &mut unapplied)).collect()
         };
         let done = move |result: Result<(), rq_storage::Error>| {
@@ -243,7 +310,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             self.progress.set_stopped(reason.clone());
             return Err(io::Error::other(reason));
         }
-        lock(&self.unapplied).retain(|(appended, _)| index.is_some_and(|last| *appended <= last));
+        lock(&self.unapplied).truncate_after(index);
         wait(|done| self.log.truncate_after(index, done)).await
     }
 

@@ -29,6 +29,11 @@ use crate::{
     progress::{Progress, lock},
 };
 
+/// Bytes of commands, and entries, that are handed to the applier at once; a larger entry goes alone. There may be any
+/// number to apply after a start, and others need the writer in between.
+const RUN_BYTES_MAX: usize = 4 * 1024 * 1024;
+pub(crate) const RUN_ENTRIES_MAX: usize = 1024;
+
 /// The data of a snapshot.
 #[derive(Clone, Debug)]
 pub(crate) enum DurableFile {
@@ -77,6 +82,35 @@ impl StateMachine {
 
     fn applied_log_id(&self) -> Option<LogId> {
         self.applied_any.then(|| log_id(self.progress.applied()))
+    }
+
+    /// Applies the entries from `first` to `last`, or leaves them to the applier if it is behind.
+    async fn apply_run(
+        &mut self,
+        run: Vec<EntryResponder<TypeConfig>>,
+        first: u64,
+        last: u64,
+    ) -> Result<(), io::Error> {
+        self.applied_any = true;
+        let is_behind = self.progress.applied().index + 1 < first;
+        if is_behind && let Some(reason) = self.progress.stopped() {
+            return Err(io::Error::other(reason));
+        }
+        if is_behind && run.iter().all(|(_, responder)| responder.is_none()) {
+            return self.apply_later(first, last);
+        }
+        *lock(&self.later) = None;
+        let mut jobs = Vec::with_capacity(run.len());
+        for (entry, responder) in run {
+            let id = entry_id(&entry.log_id);
+            let content = content(entry, &self.memberships)?;
+            let respond = responder.map(|responder| {
+                Box::new(move |applied: Applied| responder.send(applied))
+                    as Box<dyn FnOnce(_) + Send>
+            });
+            jobs.push(Job { id, content, respond });
+        }
+        self.applier.apply(jobs, is_behind).await.map_err(io::Error::other)
     }
 
     /// Leaves entries that nobody waits for to the applier, which is busy with others for longer: it reads them from the
@@ -130,32 +164,12 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         if self.progress.other_engine().is_some() {
             return pass_over(entries).await;
         }
-        let mut run = Vec::with_capacity(entries.size_hint().0);
-        while let Some(item) = entries.next().await {
-            run.push(item?);
+        loop {
+            let run = next_run(&mut entries).await?;
+            let [(first, _), ..] = &run[..] else { return Ok(()) };
+            let (first, last) = (first.log_id.index(), run[run.len() - 1].0.log_id.index());
+            self.apply_run(run, first, last).await?;
         }
-        let [(first, _), ..] = &run[..] else { return Ok(()) };
-        let (first, last) = (first.log_id.index(), run[run.len() - 1].0.log_id.index());
-        self.applied_any = true;
-        let is_behind = self.progress.applied().index + 1 < first;
-        if is_behind && let Some(reason) = self.progress.stopped() {
-            return Err(io::Error::other(reason));
-        }
-        if is_behind && run.iter().all(|(_, responder)| responder.is_none()) {
-            return self.apply_later(first, last);
-        }
-        *lock(&self.later) = None;
-        let mut jobs = Vec::with_capacity(run.len());
-        for (entry, responder) in run {
-            let id = entry_id(&entry.log_id);
-            let content = content(entry, &self.memberships)?;
-            let respond = responder.map(|responder| {
-                Box::new(move |applied: Applied| responder.send(applied))
-                    as Box<dyn FnOnce(_) + Send>
-            });
-            jobs.push(Job { id, content, respond });
-        }
-        self.applier.apply(jobs, is_behind).await.map_err(io::Error::other)
     }
 
     async fn get_snapshot_builder(&mut self) -> Self {
@@ -195,6 +209,28 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     ) -> Result<Option<SnapshotOf<TypeConfig, DurableFile>>, io::Error> {
         Ok(self.durable_snapshot().map(|meta| Snapshot { meta, snapshot: self.own_file() }))
     }
+}
+
+/// The next entries, as many as are applied at once; none at the end.
+///
+/// # Errors
+/// They cannot be read.
+async fn next_run<Entries>(
+    entries: &mut Entries,
+) -> Result<Vec<EntryResponder<TypeConfig>>, io::Error>
+where
+    Entries: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + Send,
+{
+    let (mut run, mut bytes) = (Vec::new(), 0);
+    while run.len() < RUN_ENTRIES_MAX && bytes < RUN_BYTES_MAX {
+        let Some(item) = entries.next().await else { break };
+        let (entry, responder) = item?;
+        if let EntryPayload::Normal(payload) = &entry.payload {
+            bytes += payload.bytes().len();
+        }
+        run.push((entry, responder));
+    }
+    Ok(run)
 }
 
 /// What the applier is to do for an entry. A membership is noted.
@@ -258,7 +294,8 @@ impl Later for Stretch {
         if next > last {
             return Ok(Vec::new());
         }
-        let entries = self.log.some(next, last).map_err(|error| error.to_string())?;
+        let some = last.min(next + RUN_ENTRIES_MAX as u64 - 1);
+        let entries = self.log.some(next, some).map_err(|error| error.to_string())?;
         let jobs = entries.into_iter().map(|entry| {
             let id = entry_id(&entry.log_id);
             content(entry, &self.memberships).map(|content| Job { id, content, respond: None })

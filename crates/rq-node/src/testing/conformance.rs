@@ -41,9 +41,9 @@ use crate::{
 
 /// Log or state machine, with the promises of openraft's core kept.
 #[derive(Clone)]
-struct Orderly {
-    log: LogStore,
-    machine: Arc<Mutex<StateMachine>>,
+pub(super) struct Orderly {
+    pub(super) log: LogStore,
+    pub(super) machine: Arc<Mutex<StateMachine>>,
     directory: PathBuf,
 }
 
@@ -177,13 +177,14 @@ impl RaftStateMachine<TypeConfig> for Orderly {
 }
 
 /// Makes an empty store, each in a directory of its own.
-struct Builder {
-    execution: Execution,
+pub(super) struct Builder {
+    pub(super) execution: Execution,
 }
 
 /// Closes the threads of a store and removes its directory.
-struct Guard {
-    applier: Arc<Applier>,
+pub(super) struct Guard {
+    pub(super) applier: Arc<Applier>,
+    pub(super) progress: Arc<Progress>,
     log: Log,
     _directory: TempDir,
 }
@@ -220,7 +221,7 @@ impl StoreBuilder<TypeConfig, Orderly, Orderly, Guard> for Builder {
         let store = LogStore::new(log.clone(), Arc::clone(&progress), Arc::clone(&durability));
         let machine = StateMachine::new(
             Arc::clone(&applier),
-            progress,
+            Arc::clone(&progress),
             durability,
             store.clone(),
             membership::stored(None).unwrap(),
@@ -231,7 +232,7 @@ impl StoreBuilder<TypeConfig, Orderly, Orderly, Guard> for Builder {
             machine: Arc::new(Mutex::new(machine)),
             directory: directory.path().to_owned(),
         };
-        let guard = Guard { applier, log, _directory: directory };
+        let guard = Guard { applier, progress, log, _directory: directory };
         Ok((guard, store.clone(), store))
     }
 }

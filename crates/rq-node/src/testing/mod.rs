@@ -10,6 +10,7 @@
 //! | [`cluster`] | several nodes in one process form, forward, follow and change |
 //! | [`schedules`] | what a whole cluster promises, through thousands of seeded schedules of faults |
 //! | [`transfer`] | a snapshot on its way arrives, whatever happens to the way, the sender, the receiver |
+//! | [`replay`] | what is applied late takes bounded memory and keeps nobody from the writer |
 //! | [`waiting`], [`workers`] | what waits ends and is bounded, and nobody waits on an async worker |
 //!
 //! The rest are their instruments: [`world`] (the disk that fails), [`history`] (what was applied, and
@@ -26,6 +27,7 @@ pub(crate) mod history;
 mod opening;
 pub(crate) mod pause;
 mod recovery;
+mod replay;
 mod schedules;
 mod simulation;
 mod switchboard;
