@@ -1,10 +1,13 @@
 //! What a received database means to Raft: whether it is wanted, and its installation as a snapshot.
 
-use std::{fs, sync::Arc};
+use std::{fs, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use openraft::storage::{Snapshot, SnapshotMeta};
+use openraft::{
+    rt::WatchReceiver as _,
+    storage::{Snapshot, SnapshotMeta},
+};
 
 use super::{
     Raft, divergence, log_id, membership,
@@ -17,6 +20,9 @@ use crate::{
     raft::answer::admit,
     transfer::{Landing, Received},
 };
+
+/// How often a database that waits to be installed looks whether it can be.
+const APPLIED_GLANCE: Duration = Duration::from_millis(100);
 
 /// Installs what other members send.
 pub(crate) struct SnapshotLanding {
@@ -76,6 +82,7 @@ async fn install(
             applied.term, vote.leader_id.term
         ));
     }
+    wait_applied(raft, progress).await;
     let own = progress.applied();
     if divergence::is_contradicted_by_database(own, applied) {
         let reason = divergence::sentence(own);
@@ -96,4 +103,17 @@ async fn install(
         applied.index
     );
     Ok(encode_vote(&response.vote))
+}
+
+/// Waits until all is applied that openraft takes for applied. Once it has been told to install something it stores, votes
+/// and answers no more until that is done, and it is done behind everything else.
+async fn wait_applied(raft: &Raft, progress: &Progress) {
+    let metrics = raft.metrics();
+    let is_behind = || {
+        let told = metrics.borrow_watched().last_applied.map_or(0, |id| id.index());
+        progress.applied().index < told
+    };
+    while is_behind() && !progress.is_stopping() && progress.given_up().is_none() {
+        tokio::time::sleep(APPLIED_GLANCE).await;
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{Environment, Error, Formation, Level, Node, Options};
+use crate::{Environment, Error, Formation, Impairment, Level, Node, Options};
 
 use super::{
     super::{
@@ -277,5 +277,38 @@ async fn a_former_leader_whose_database_is_full_stores_and_votes_on() {
     assert!(expected >= ENTRIES);
     assert_eq!(count(&filled, Level::Linearizable).await, Ok(expected));
     drop((filled, leading));
+    tight.cluster.close().await;
+}
+
+/// The database that was sent waits until it can take its place; Raft does not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_cannot_apply_votes_on_while_a_database_waits_to_be_installed() {
+    let mut tight = Tight::new().await;
+    let (leader, stalled) = (tight.node(0), tight.node(2));
+    assert!(leader.is_leader());
+    tight.world(2).fill_database(true);
+    insert(&leader, 2).await.unwrap();
+    let stands_still = |one: &Impairment| matches!(one, Impairment::ApplyStalled { .. });
+    until("it stands still", || stalled.status().impairments.iter().any(stands_still)).await;
+    let addresses = tight.cluster.addresses();
+    tight.cluster.board.isolate(&address("c"), &addresses, true);
+    for n in 3..100 {
+        insert(&leader, n).await.unwrap();
+    }
+    for node in [&leader, &tight.node(1)] {
+        assert!(node.snapshot(Some(0)).await.unwrap());
+        until("the log forgets", || node.status().raft.first_log_index > 50).await;
+    }
+    tight.cluster.board.isolate(&address("c"), &addresses, false);
+    let is_received = || stalled.inner().receiver.status().is_some_and(|one| one.installing);
+    until("the database is sent", is_received).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(stalled.leader().is_some(), "it hears its leader");
+    tight.stop(0).await;
+    until("another leads", || tight.node(1).is_leader()).await;
+    tight.world(2).fill_database(false);
+    until("it goes on", || stalled.is_ready()).await;
+    assert_eq!(count(&stalled, Level::Linearizable).await, Ok(99));
+    drop((leader, stalled));
     tight.cluster.close().await;
 }
