@@ -9,7 +9,8 @@
 //!
 //! Either would count where it must not: the same number would vote twice. So the newcomer is told, and believes it: its
 //! Raft ends, and it says so wherever it is asked, until it is started again. What it holds can still be read at level
-//! none. It comes back with an empty data directory, as a new member.
+//! none. It comes back with an empty data directory, as a new member. From then on it keeps nobody else out: the other
+//! one of its number may go on.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -37,7 +38,7 @@ impl Node {
 impl Inner {
     /// Why a member that says that it is somewhere else than it was known to be must not take part: it runs there too, as
     /// another process. An address that does not answer, or answers for another member, was left; so was one of an older
-    /// program, which does not say which process it is.
+    /// program, or of one that takes no part any more, which do not say which process they are.
     pub(crate) async fn find_double(&self, newcomer: &Newcomer, known: &Peer) -> Option<String> {
         let process = newcomer.process?;
         let double = |address: &str| {
@@ -48,7 +49,8 @@ impl Inner {
             )
         };
         if newcomer.raft_id == self.raft_id {
-            return (process != self.process).then(|| double(&self.options.raft_addr));
+            let is_other = process != self.process && self.progress.given_up().is_none();
+            return is_other.then(|| double(&self.options.raft_addr));
         }
         let dialled = self.cluster.address(newcomer.raft_id, &known.raft_addr);
         let mut former = BTreeSet::from([known.raft_addr.clone(), dialled]);

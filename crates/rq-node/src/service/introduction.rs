@@ -50,7 +50,7 @@ pub(crate) struct Metadata {
     pub(crate) disk: DiskState,
     /// Whether its program computes another engine epoch than its database belongs to, and it must not lead.
     pub(crate) other_engine: Option<OtherEngine>,
-    /// The random number of its process; an older program has none.
+    /// The random number of its process, while it takes part in its cluster; an older program has none.
     pub(crate) process: Option<u64>,
 }
 

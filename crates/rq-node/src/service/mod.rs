@@ -301,9 +301,9 @@ impl Inner {
     pub(crate) fn metadata(&self) -> Metadata {
         let view = self.consensus.view();
         let last = self.log.state().last;
-        // Who has stopped takes nothing either.
-        let has_stopped = self.progress.stopped().is_some();
-        let disk = if has_stopped { DiskState::Stuck } else { self.progress.disk() };
+        // Who has given up takes nothing either.
+        let has_given_up = self.progress.given_up().is_some();
+        let disk = if has_given_up { DiskState::Stuck } else { self.progress.disk() };
         Metadata {
             name: self.node_id.clone(),
             raft_id: self.raft_id,
@@ -315,7 +315,7 @@ impl Inner {
             last_log: last.map_or((0, 0), |last| (last.term, last.index)),
             disk,
             other_engine: self.progress.other_engine(),
-            process: Some(self.process),
+            process: (!has_given_up).then_some(self.process),
         }
     }
 }

@@ -148,6 +148,42 @@ async fn a_copy_takes_no_part_while_its_original_runs() {
     cluster.close().await;
 }
 
+/// A copy that was started because its original could not be reached, and was put back from too long ago.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_takes_no_part_any_more_keeps_nobody_else_out() {
+    let mut cluster = Cluster::filled(&["a", "b", "c"]).await;
+    let stopped = cluster.stop("c").await;
+    let copied = stopped.copy();
+    let original = cluster.start_again(stopped).await;
+    wait_ready(&original).await;
+    let leader = cluster.leader().await.node.clone();
+    for n in 10..20 {
+        insert(&leader, n).await.unwrap();
+    }
+    cluster.wait_equal(&["a", "b", "c"]).await;
+
+    let others: Vec<_> = cluster.addresses().into_iter().chain([ELSEWHERE.to_owned()]).collect();
+    cluster.board.isolate(&address("c"), &others, true);
+    // Until its leader has noticed that it is silent, and said so.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert!(!original.is_ready());
+    let copy = cluster.open_elsewhere(&copied).await;
+    // Its Raft may have ended by then.
+    drop(copy.form(&Formation::Alone).await);
+    let reason = wait_given_up(&copy).await;
+    assert!(reason.starts_with("it has lost entries that it had acknowledged"), "{reason}");
+    let to = copy.inner().metadata();
+    assert!(to.disk == crate::disk_watch::DiskState::Stuck, "and cannot lead: {to:?}");
+
+    cluster.board.isolate(&address("c"), &others, false);
+    wait_ready(&original).await;
+    assert_eq!(original.given_up(), None);
+    insert(&original, 20).await.unwrap();
+    cluster.wait_equal(&["a", "b", "c"]).await;
+    copy.shutdown().await;
+    cluster.close().await;
+}
+
 /// Whoever is asked knows itself.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_that_says_where_it_is_now_is_not_its_own_copy() {
