@@ -7,6 +7,9 @@
 //! cluster only. The cluster is founded only when all have agreed. So of two groups that overlap at most one gets
 //! a majority to listen to it: the nodes in both listen to one of them.
 //!
+//! A founder's id is the same in each round. With another one in each, a question that arrives when its round is long over
+//! would take a node out of the cluster that was founded since, and its Raft would never be heard there.
+//!
 //! # Who counts
 //! - Who was not heard for [`HEARD_FOR`] is gone: nobody waits for it to found anything.
 //! - A question to found is meant for one incarnation of one node. A ghost, whose address another node has by now, never
@@ -54,6 +57,8 @@ struct State {
     heard: BTreeMap<String, (Newcomer, Instant)>,
     /// The founder this node has agreed to, and until when it agrees to no other.
     agreed: Option<(String, Instant)>,
+    /// The id of the cluster that this node founds, once it has asked for it.
+    cluster: Option<String>,
 }
 
 impl Founding {
@@ -175,7 +180,10 @@ impl Inner {
             return Ok(());
         }
         let began = Instant::now();
-        let cluster = self.new_cluster_id();
+        let cluster = {
+            let mut founding = lock(&self.founding.state);
+            founding.cluster.get_or_insert_with(|| self.new_cluster_id()).clone()
+        };
         for other in &founders {
             if let Err(error) = self.ask_to_found(other, &cluster, credentials).await {
                 // It will announce itself again if it is still there.

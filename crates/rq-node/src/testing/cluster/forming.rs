@@ -236,6 +236,39 @@ fn a_founder_that_is_gone_is_not_waited_for() {
 }
 
 #[test]
+fn a_question_of_an_earlier_round_takes_nobody_out_of_the_cluster_that_was_founded() {
+    simulated_runtime().block_on(async {
+        let board = Switchboard::default();
+        let directories = [(); 2].map(|()| TempDir::new().unwrap());
+        let x = simulated_node(&board, &directories[0], "x", |_| ()).await;
+        let y = simulated_node(&board, &directories[1], "y", |_| ()).await;
+        for node in [&x, &y] {
+            node.inner().founding.expect(2);
+        }
+        let founder = x.inner().newcomer().await.unwrap();
+        let round = async || {
+            assert!(x.inner().hear_of_itself(founder.clone()));
+            x.inner().hear(y.inner().newcomer().await.unwrap()).unwrap();
+            x.inner().found_if_all_are_here(None).await
+        };
+        // The question is on its way for longer than it is waited for.
+        board.isolate(&address("y"), &[address("x")], true);
+        assert!(round().await.is_err());
+        let late = x.inner().cluster.id().expect("the founder agrees first");
+        board.isolate(&address("y"), &[address("x")], false);
+        round().await.unwrap();
+        // Until Raft is heard for the first time.
+        let meant = ("y", y.inner().raft_id);
+        drop(y.inner().agree_to_found(founder, &late, meant).await);
+        for node in [&x, &y] {
+            wait_ready(node).await;
+            assert_eq!(node.inner().cluster.id().as_ref(), Some(&late));
+            node.shutdown().await;
+        }
+    });
+}
+
+#[test]
 fn a_node_that_only_joins_is_no_founder() {
     simulated_runtime().block_on(async {
         let board = Switchboard::default();
