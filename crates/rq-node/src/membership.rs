@@ -168,15 +168,9 @@ impl Inner {
         deadline: Instant,
     ) -> Result<(), Error> {
         let name = &old.peer.name;
-        let alive = old.raft_id == self.raft_id
-            || match self.client.metadata(&old.peer.raft_addr, ALIVE_TIMEOUT).await {
-                Ok(metadata) => metadata.raft_id == old.raft_id,
-                Err(_) => false,
-            };
-        if alive {
+        if let Some(address) = self.find_alive(old).await {
             return Err(Error::Membership(format!(
-                "node {name} is a live member at {}; two nodes cannot have one id",
-                old.peer.raft_addr
+                "node {name} is a live member at {address}; two nodes cannot have one id"
             )));
         }
         let voters = members.iter().filter(|member| member.voter).count();
@@ -191,6 +185,21 @@ impl Inner {
         );
         self.metrics.removed_before_joins.add(1);
         self.consensus.remove(old, deadline).await
+    }
+
+    /// Where a member answers: where the membership has it, or where it said to be since.
+    async fn find_alive(&self, member: &RaftMember) -> Option<String> {
+        let known = &member.peer.raft_addr;
+        if member.raft_id == self.raft_id {
+            return Some(known.clone());
+        }
+        let dialled = self.cluster.address(member.raft_id, known);
+        let addresses = BTreeSet::from([known.clone(), dialled]);
+        let looks = addresses.into_iter().map(|address| async move {
+            let metadata = self.client.metadata(&address, ALIVE_TIMEOUT).await.ok()?;
+            (metadata.raft_id == member.raft_id).then_some(address)
+        });
+        join_all(looks).await.into_iter().flatten().next()
     }
 
     /// Removes the member of this name; a name nobody has is fine.
@@ -468,12 +477,14 @@ struct Roll {
     silent: BTreeSet<u64>,
     /// Since when each has been known here.
     known_since: BTreeMap<u64, Instant>,
+    /// Who has answered this leader.
+    answered: BTreeSet<u64>,
 }
 
 impl Roll {
     /// How long each member has been silent to this leader, which has been in `office` for so long. The clock of a member
     /// starts when its leader took office, or when the member was seen first: who has only just joined has not
-    /// answered yet.
+    /// answered yet. Nor has one that was removed and has joined again since the last look.
     fn call(
         &mut self,
         members: Vec<RaftMember>,
@@ -482,7 +493,13 @@ impl Roll {
     ) -> Vec<(RaftMember, Duration)> {
         let ids: BTreeSet<u64> = members.iter().map(|member| member.raft_id).collect();
         self.known_since.retain(|id, _| ids.contains(id));
+        self.answered.retain(|id| ids.contains(id));
         let silence = |member: RaftMember| {
+            if member.silent_for.is_some() {
+                self.answered.insert(member.raft_id);
+            } else if self.answered.remove(&member.raft_id) {
+                self.known_since.remove(&member.raft_id);
+            }
             let known_since = *self.known_since.entry(member.raft_id).or_insert(now);
             let longest = office.min(now.saturating_duration_since(known_since));
             let silent_for = member.silent_for.map_or(longest, |silent| silent.min(longest));
@@ -566,7 +583,7 @@ impl Inner {
                 continue;
             }
             let name = &member.peer.name;
-            match self.remove_if_silent(member.raft_id, limit).await {
+            match self.remove_if_silent(member, limit).await {
                 Ok(false) => {}
                 Ok(true) => {
                     self.metrics.nodes_reaped.add(1);
@@ -584,18 +601,19 @@ impl Inner {
     }
 
     /// Removes the member of this number, which was silent for longer than `limit` when it was looked at, unless it has
-    /// answered since: other changes of the membership came first, and took their time. Its name may be another
-    /// member's by now. Says whether it was removed.
-    async fn remove_if_silent(&self, raft_id: u64, limit: Duration) -> Result<bool, Error> {
+    /// answered or joined again since: other changes of the membership came first, and took their time. Its name may be
+    /// another member's by now. Says whether it was removed.
+    async fn remove_if_silent(&self, seen: &RaftMember, limit: Duration) -> Result<bool, Error> {
         let _one_at_a_time = self.joins.lock().await;
         if !self.consensus.leads() {
             return Err(self.not_leader());
         }
         let members = self.consensus.members();
-        let Some(member) = members.iter().find(|member| member.raft_id == raft_id) else {
+        let Some(member) = members.iter().find(|member| member.raft_id == seen.raft_id) else {
             return Ok(false);
         };
-        if member.silent_for.is_some_and(|silent| silent < limit) {
+        let has_joined_again = seen.silent_for.is_some() && member.silent_for.is_none();
+        if has_joined_again || member.silent_for.is_some_and(|silent| silent < limit) {
             return Ok(false);
         }
         self.remove_member(member, &members).await.map(|()| true)
@@ -648,6 +666,9 @@ mod tests {
         // The third has joined just now, and has not answered yet.
         assert_eq!(silences(&[(1, Some(0)), (2, Some(60)), (3, None)], 90, 90), [0, 60, 0]);
         assert_eq!(silences(&[(1, Some(0)), (2, Some(70)), (3, None)], 100, 100), [0, 70, 10]);
+        // Removed, and back before the next look.
+        assert_eq!(silences(&[(1, Some(0)), (2, None), (3, None)], 101, 101), [0, 0, 11]);
+        assert_eq!(silences(&[(1, Some(0)), (2, None), (3, None)], 104, 104), [0, 3, 14]);
         // Another leader: nobody was silent to it before.
         assert_eq!(silences(&[(1, Some(0)), (2, None), (3, None)], 5, 110), [0, 5, 5]);
         // Removed, and back.

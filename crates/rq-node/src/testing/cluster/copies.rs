@@ -211,6 +211,31 @@ async fn a_member_that_says_where_it_is_now_is_not_its_own_copy() {
     cluster.close().await;
 }
 
+/// A node with an empty disk takes a name from who has lost its own, and from nobody else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_keeps_its_name_where_it_said_to_be() {
+    let mut cluster = Cluster::filled(&["a", "b", "c"]).await;
+    let leader = cluster.leader().await;
+    let (leader, moves) = (leader.node.clone(), if leader.name == "c" { "b" } else { "c" });
+    let stopped = cluster.stop(moves).await;
+    let moved = cluster.open_elsewhere(&stopped).await;
+    moved.form(&Formation::Alone).await.unwrap();
+    let namesake = crate::service::message::Newcomer {
+        raft_id: 77,
+        raft_addr: "third:4002".to_owned(),
+        cluster: None,
+        process: None,
+        ..moved.inner().newcomer().await.unwrap()
+    };
+    let may = crate::membership::MayJoin::Everybody;
+    let refused = leader.inner().join(namesake, may).await.map(drop).unwrap_err().to_string();
+    assert!(refused.contains("is a live member at elsewhere:4002"), "{refused}");
+    wait_ready(&moved).await;
+    moved.shutdown().await;
+    drop(leader);
+    cluster.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_lost_what_it_had_acknowledged_is_not_counted_and_says_so() {
     let mut cluster = Cluster::filled(&["a", "b", "c"]).await;

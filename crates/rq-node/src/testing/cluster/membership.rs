@@ -251,6 +251,16 @@ fn members_that_are_silent_for_too_long_are_removed_and_join_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_answers_again_or_was_replaced_meanwhile_is_not_reaped() {
+    reap_while_another_joins(Some(4242)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_removed_and_has_joined_again_meanwhile_is_not_reaped() {
+    reap_while_another_joins(None).await;
+}
+
+/// While a member is about to be reaped it is removed, and its name joins, with this number or its own.
+async fn reap_while_another_joins(number: Option<u64>) {
     let after = Duration::from_secs(3600);
     let reap = Reap { voters_after: after, replicas_after: after };
     let mut cluster = Cluster::new();
@@ -276,14 +286,15 @@ async fn who_answers_again_or_was_replaced_meanwhile_is_not_reaped() {
         tokio::spawn(async move { leader.reap(&seen).await })
     };
     let former = seen.iter().find(|(one, _)| one.peer.name == lost).unwrap().0.clone();
-    let newcomer = RaftMember { raft_id: 4242, ..former.clone() };
+    let raft_id = number.unwrap_or(former.raft_id);
+    let newcomer = RaftMember { raft_id, ..former.clone() };
     let deadline = tokio::time::Instant::now() + PATIENCE;
     leader.consensus.remove(&former, deadline).await.unwrap();
     leader.consensus.add(newcomer.raft_id, newcomer.peer, deadline).await.unwrap();
     drop(busy);
     reaping.await.unwrap();
     let replaced = ids();
-    assert!(replaced.contains(&4242) && replaced.len() == 3, "{replaced:?}");
+    assert!(replaced.contains(&raft_id) && replaced.len() == 3, "{replaced:?}");
     drop(leader);
     cluster.close().await;
 }
