@@ -37,13 +37,14 @@ pub const ENGINE_EPOCH: i64 = 1;
 /// The page size of a new database in bytes.
 const PAGE_SIZE: i64 = 4096;
 
-/// The memory the writer's page cache is made for, in bytes.
-const WRITER_CACHE_BYTES: i64 = 32 << 20;
+/// The memory the writer's page cache is made for, in bytes. It is there for the inner pages of trees,
+/// which every change passes through: those of tables of some gigabytes fit. Leaves of a large table do
+/// not fit in any case, and the operating system's cache has them at hand. A sort of the writer, as for
+/// an index, takes as much again before it goes to files.
+const WRITER_CACHE_BYTES: i64 = 16 << 20;
 
-/// The smallest page cache of the writer in pages, for databases with large pages.
-const WRITER_CACHE_LEAST_PAGES: i64 = 1024;
-
-/// The largest page cache of the writer in pages, for databases with small pages.
+/// The largest page cache of the writer in pages, for databases with small pages: what SQLite keeps beside
+/// each page would take as much as the pages themselves.
 const WRITER_CACHE_MOST_PAGES: i64 = 8192;
 
 /// The page cache of a reader in KiB. What a statement needs beyond it is read again from the
@@ -154,8 +155,7 @@ pub(crate) fn use_wal(writer: &Connection) -> Result<(), SqliteError> {
 /// What SQLite says.
 fn size_writer_cache(writer: &Connection) -> Result<(), SqliteError> {
     let page_size: i64 = writer.pragma_query_value(None, "page_size", |row| row.get(0))?;
-    let pages = (WRITER_CACHE_BYTES / page_size.max(1))
-        .clamp(WRITER_CACHE_LEAST_PAGES, WRITER_CACHE_MOST_PAGES);
+    let pages = (WRITER_CACHE_BYTES / page_size.max(1)).min(WRITER_CACHE_MOST_PAGES);
     writer.pragma_update(None, "cache_size", pages)?;
     Ok(())
 }
@@ -338,4 +338,24 @@ fn judge_pragma(name: &str, has_value: bool, altered: &AtomicBool) -> Authorizat
         altered.store(true, Ordering::Relaxed);
     }
     Authorization::Allow
+}
+
+#[cfg(test)]
+mod tests {
+    use super::size_writer_cache;
+    use crate::testing::plain_connection;
+
+    #[test]
+    fn the_writers_cache_takes_no_more_memory_for_larger_pages() {
+        for (page_size, pages) in
+            [(512, 8192), (1024, 8192), (2048, 8192), (4096, 4096), (16_384, 1024), (65_536, 256)]
+        {
+            let writer = plain_connection();
+            writer.pragma_update(None, "page_size", page_size).unwrap();
+            size_writer_cache(&writer).unwrap();
+            let found: i64 =
+                writer.pragma_query_value(None, "cache_size", |row| row.get(0)).unwrap();
+            assert_eq!(found, pages, "pages of {page_size} bytes");
+        }
+    }
 }

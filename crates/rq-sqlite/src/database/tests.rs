@@ -28,7 +28,7 @@ fn a_new_database_has_our_shape_and_belongs_to_its_owner() {
         ("cell_size_check", "1"),
         ("trusted_schema", "0"),
         ("foreign_keys", "0"),
-        ("cache_size", "8192"),
+        ("cache_size", "4096"),
         ("mmap_size", "0"),
     ] {
         assert_eq!(bare.ask(&format!("PRAGMA {pragma}")), expected, "{pragma}");
