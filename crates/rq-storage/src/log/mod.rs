@@ -65,6 +65,10 @@ pub(crate) fn exists(files: &dyn Files, directory: &Path) -> Result<bool, Error>
 /// overtake, while the log waits for disk space.
 pub type Completion = Box<dyn FnOnce(Result<(), Error>) + Send>;
 
+/// Memory for durable records, if nothing else is said: what a follower that keeps up lacks is far less, and
+/// one that does not has what it lacks read from the operating system's cache.
+const CACHE_BYTES: usize = 4 << 20;
+
 /// How a log is run.
 #[derive(Clone, Debug)]
 pub struct LogOptions {
@@ -82,11 +86,11 @@ pub struct LogOptions {
 }
 
 impl Default for LogOptions {
-    /// 16 MiB segments, 8 MiB cache, threads, random salts.
+    /// 16 MiB segments, 4 MiB cache, threads, random salts.
     fn default() -> Self {
         Self {
             segment_bytes: 16 << 20,
-            cache_bytes: 8 << 20,
+            cache_bytes: CACHE_BYTES,
             execution: Execution::Threads,
             salts: Salts::Random,
         }
