@@ -188,12 +188,13 @@ impl PageReader {
         if interrupted { Err(PageReadError::Interrupted) } else { Ok(()) }
     }
 
-    /// The checksums of `count` pages from `first` on, as far as there are so many.
+    /// The checksums of `count` pages from `first` on, as far as there are so many. Memory is taken for
+    /// `count` of them.
     ///
     /// # Errors
     /// See [`PageReadError`].
     pub fn checksums(&mut self, first: u32, count: u32) -> Result<Vec<u128>, PageReadError> {
-        let mut checksums = Vec::new();
+        let mut checksums = Vec::with_capacity(usize::try_from(count).expect("32 bits fit"));
         self.read(first..first.saturating_add(count), |number, data| {
             checksums.push(checksum_of_page(number, data));
         })?;

@@ -162,7 +162,7 @@ impl Request {
             Body::Hold { page_count } => BodyMessage::Hold(HoldMessage { page_count: *page_count }),
             Body::Compare { first, checksums } => BodyMessage::Compare(CompareMessage {
                 first: *first,
-                checksums: checksums.iter().flat_map(|sum| sum.to_le_bytes()).collect(),
+                checksums: checksum_list(checksums),
             }),
             Body::Pages(pages) => BodyMessage::Pages(PagesMessage {
                 numbers: pages.numbers.clone(),
@@ -334,6 +334,12 @@ fn page_size(bytes: u32) -> Result<u32, String> {
         return Ok(bytes);
     }
     Err(format!("pages of {bytes} bytes"))
+}
+
+/// In one allocation, as they are many.
+fn checksum_list(checksums: &[u128]) -> Vec<u8> {
+    let words: Vec<_> = checksums.iter().map(|checksum| checksum.to_le_bytes()).collect();
+    words.into_flattened()
 }
 
 fn checksum_bytes(checksum: u128) -> Vec<u8> {
