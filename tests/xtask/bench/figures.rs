@@ -195,7 +195,8 @@ const LINES: &[Line] = &[
     line(Figure::BeforeJoinLatency, "the same before the join", Unit::Microseconds),
     line(Figure::SlowJoinWal, "largest WAL of the leader", Unit::Bytes),
     line(Figure::SlowJoinLog, "largest log of the leader", Unit::Bytes),
-    line(Figure::BeforeJoinMemory, "memory of the leader before", Unit::Bytes),
+    line(Figure::BeforeJoinMemory, "memory of the leader before", Unit::Bytes)
+        .floor(Floor::AtMost(80e6)),
     line(Figure::SlowJoinLeaderMemory, "memory of the leader meanwhile, peak", Unit::Bytes)
         .to(Figure::BeforeJoinMemory, "before")
         .floor(Floor::AtMost(80e6)),
