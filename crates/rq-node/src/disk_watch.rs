@@ -19,18 +19,24 @@ use tokio::time::Instant;
 
 use crate::{OtherEngine, node::Inner, raft::change::RaftMember};
 
-/// How often it is looked.
-const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// How often it is looked. What that and the election timeout add up to leaves time for the election of another leader.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// A member that answered this recently can take leadership.
 const RECENT: Duration = Duration::from_secs(1);
 /// A member this many entries behind can take leadership: what it lacks is on its way.
 const CLOSE_ENTRIES: u64 = 64;
 /// How long a member may take to say how its disk fares. Short, because a disk that hangs has taken its time already.
 const ASK_TIMEOUT: Duration = Duration::from_millis(400);
-/// The time between two attempts to hand leadership over.
-const HANDOVER_INTERVAL: Duration = Duration::from_secs(10);
+/// The least time between a handover and the next one. Short, because leadership may be given back to a node whose disk hangs
+/// again a moment later.
+const HANDOVER_PAUSE: Duration = Duration::from_secs(1);
+/// What that doubles to from one handover to the next. Two nodes whose disks hang in turn must not pass leadership to and fro
+/// all the time: every election costs them writes, too.
+const HANDOVER_PAUSE_MAX: Duration = Duration::from_secs(10);
+/// A handover so long after the pause after the last one has nothing to do with it: the pause is short again.
+const HANDOVER_FORGOTTEN: Duration = Duration::from_secs(5);
 /// The time between two searches for a member that fares better.
-const SEARCH_INTERVAL: Duration = Duration::from_secs(2);
+const SEARCH_INTERVAL: Duration = Duration::from_millis(500);
 /// After so many election timeouts without a leader a node stands whatever its disk does.
 const LEADERLESS_ELECTIONS: u32 = 4;
 
@@ -89,7 +95,35 @@ struct DiskWatch {
     keeps_still: bool,
     leaderless_since: Option<Instant>,
     leaderless_told: bool,
-    next_handover: Option<Instant>,
+    handovers: Handovers,
+}
+
+/// When leadership may be handed over.
+#[derive(Default)]
+struct Handovers {
+    last: Option<Instant>,
+    /// How long the last one keeps the next one from following.
+    pause: Duration,
+    /// When somebody who fares better was last looked for in vain.
+    searched: Option<Instant>,
+}
+
+impl Handovers {
+    fn is_due(&self, now: Instant) -> bool {
+        self.last.is_none_or(|last| now >= last + self.pause)
+            && self.searched.is_none_or(|searched| now >= searched + SEARCH_INTERVAL)
+    }
+
+    /// Notes one.
+    fn note(&mut self, now: Instant) {
+        let forgotten = |last| now >= last + self.pause + HANDOVER_FORGOTTEN;
+        self.pause = if self.last.is_none_or(forgotten) {
+            HANDOVER_PAUSE
+        } else {
+            (self.pause * 2).min(HANDOVER_PAUSE_MAX)
+        };
+        self.last = Some(now);
+    }
 }
 
 impl DiskWatch {
@@ -168,22 +202,28 @@ impl Inner {
             self.consensus.set_may_stand(!keeps_still);
         }
         let now = Instant::now();
-        let due = watch.next_handover.is_none_or(|next| now >= next);
+        let due = watch.handovers.is_due(now);
         if state == DiskState::Roomy || !due || !self.consensus.leads() {
             return;
         }
         let Some(to) = self.who_fares_better(state).await else {
-            watch.next_handover = Some(now + SEARCH_INTERVAL);
+            watch.handovers.searched = Some(now);
             return;
         };
-        watch.next_handover = Some(now + HANDOVER_INTERVAL);
+        watch.handovers.note(now);
         tracing::warn!(
             component = "store",
             "leadership goes to node {}: the disk here is full or does not answer",
             to.peer.name
         );
-        if let Err(error) = self.consensus.transfer(to.raft_id).await {
-            tracing::warn!(component = "store", "it could not be handed over: {error}");
+        let term = self.consensus.term();
+        match self.consensus.transfer(to.raft_id).await {
+            // With any other disk what was proposed may be answered yet.
+            Ok(()) if state == DiskState::Stuck => self.consensus.give_away(term),
+            Ok(()) => {}
+            Err(error) => {
+                tracing::warn!(component = "store", "it could not be handed over: {error}");
+            }
         }
     }
 
@@ -211,5 +251,41 @@ impl Inner {
         let better = answers.filter(|(disk, _)| *disk < own);
         let best = better.min_by_key(|(disk, member)| (*disk, std::cmp::Reverse(member.matched)));
         best.map(|(_, member)| member)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// When a node hands over that would do so at any time, in seconds, until then.
+    fn handovers(handovers: &mut Handovers, begin: Instant, until: u64) -> Vec<u64> {
+        let due = (0..until).filter(|second| {
+            let now = begin + Duration::from_secs(*second);
+            let is_due = handovers.is_due(now);
+            if is_due {
+                handovers.note(now);
+            }
+            is_due
+        });
+        due.collect()
+    }
+
+    #[test]
+    fn leadership_is_handed_over_less_and_less_often_until_there_was_peace() {
+        let (mut history, begin) = (Handovers::default(), Instant::now());
+        assert_eq!(handovers(&mut history, begin, 40), [0, 1, 3, 7, 15, 25, 35]);
+        let later = begin + Duration::from_secs(35) + HANDOVER_PAUSE_MAX + HANDOVER_FORGOTTEN;
+        assert_eq!(handovers(&mut history, later, 4), [0, 1, 3]);
+    }
+
+    #[test]
+    fn a_node_that_is_given_leadership_back_hands_it_over_again_at_once() {
+        let (mut history, begin) = (Handovers::default(), Instant::now());
+        for second in (0..100).step_by(7) {
+            let now = begin + Duration::from_secs(second);
+            assert!(history.is_due(now), "after {second} s");
+            history.note(now);
+        }
     }
 }

@@ -4,7 +4,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -57,6 +60,8 @@ pub(crate) struct Consensus {
     raft_id: u64,
     /// How long a leader that hears nothing of a quorum still counts as one: nobody else can lead before that.
     lease: Duration,
+    /// The last term in which this node gave leadership away and cannot store that another leads.
+    given_away: Arc<AtomicU64>,
     progress: Arc<Progress>,
     acknowledged: Arc<Acknowledged>,
     /// Held while the membership is being changed.
@@ -130,8 +135,8 @@ impl Consensus {
         // one without peers, and refuse requests that are worth waiting for a leader.
         let told = raft.with_raft_state(|_| ()).await;
         told.map_err(|fatal| OpenError::Raft(fatal.to_string()))?;
-        let (lease, change) = (vote_timeout, Arc::default());
-        Ok(Self { raft, metrics, raft_id, lease, progress, acknowledged, change })
+        let (lease, given_away, change) = (vote_timeout, Arc::default(), Arc::default());
+        Ok(Self { raft, metrics, raft_id, lease, given_away, progress, acknowledged, change })
     }
 
     /// Whether Raft holds a vote, a log or a membership: whether this node has ever been a member.
@@ -278,13 +283,28 @@ impl Consensus {
 
     /// Whether this node leads, and has heard of a quorum lately.
     pub(crate) fn leads(&self) -> bool {
-        leads_by(&self.metrics.borrow_watched(), self.lease)
+        let metrics = self.metrics.borrow_watched();
+        leads_by(&metrics, self.lease) && !self.has_given_away(&metrics)
+    }
+
+    /// Counts this node as one that leads no more in this term, because leadership was handed to another one. openraft
+    /// proposes nothing after that, but stays a leader until it has stored the vote for the other one; which a disk that
+    /// hangs does not, while clients wait.
+    pub(crate) fn give_away(&self, term: u64) {
+        self.given_away.fetch_max(term, Ordering::Relaxed);
+    }
+
+    fn has_given_away(&self, metrics: &RaftMetrics<TypeConfig>) -> bool {
+        self.given_away.load(Ordering::Relaxed) == metrics.current_term
     }
 
     /// Whether this node leads no more; looks twice, because a lease may be unconfirmed for a moment.
     pub(crate) async fn has_lost_leadership(&self) -> bool {
         if self.leads() {
             return false;
+        }
+        if self.has_given_away(&self.metrics.borrow_watched()) {
+            return true;
         }
         tokio::time::sleep(LEADERSHIP_INTERVAL).await;
         !self.leads()
@@ -340,7 +360,7 @@ impl Consensus {
     /// openraft remembers the last leader. One that was not heard of for longer than an election needs is none.
     fn is_lost(&self, leader: u64, metrics: &RaftMetrics<TypeConfig>) -> bool {
         if leader == self.raft_id {
-            return !holds_lease(metrics, self.lease);
+            return !holds_lease(metrics, self.lease) || self.has_given_away(metrics);
         }
         let silent = self.progress.leader_silent_for();
         silent.is_none_or(|silent| silent > self.lease * 2 + SILENCE_MARGIN)

@@ -15,7 +15,7 @@ use super::{
     trace::Trace,
     watch_panics,
 };
-use crate::{Error, Level, progress::lock};
+use crate::{Error, Level, progress::lock, raft::consensus::LEADERSHIP_INTERVAL};
 
 /// Runs a scenario for two seeds, each with a cluster of three.
 fn of_three(scenario: &impl AsyncFn(&mut Story)) {
@@ -93,6 +93,33 @@ fn a_leader_without_a_quorum_leads_no_more_and_another_takes_over() {
     });
 }
 
+/// What it has proposed may be committed yet, but it hears nothing of that: as if its disk could not store who leads now.
+#[test]
+fn a_leader_that_gave_leadership_away_keeps_nobody_waiting() {
+    of_three(&async |story| {
+        let old = story.leader().expect("a cluster that takes writes has a leader");
+        story.cut_off(old);
+        let consensus = &story.life(old).node.inner().consensus;
+        let giving = async {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            assert!(consensus.leads(), "its lease is not over");
+            consensus.give_away(consensus.term());
+            assert!(!consensus.leads() && consensus.leader().is_none());
+            Instant::now()
+        };
+        let writing = story.ask(old, "INSERT INTO marks VALUES (-1, 'lost')");
+        let (end, given) = tokio::join!(writing, giving);
+        assert!(matches!(end, Err(Error::OutcomeUnknown(_))), "{end:?}");
+        let waited = given.elapsed();
+        assert!(waited <= LEADERSHIP_INTERVAL, "a client waits {waited:?}");
+        seconds(10).await;
+        let new = story.leader().expect("the others have elected one");
+        story.air.heal();
+        seconds(10).await;
+        story.ask(new, "DELETE FROM marks WHERE key = -1").await.unwrap();
+    });
+}
+
 #[test]
 fn a_removed_node_that_still_runs_disturbs_nobody() {
     of_three(&async |story| {
@@ -132,20 +159,55 @@ fn a_node_that_lost_its_disk_has_no_vote_until_it_is_a_new_member() {
     });
 }
 
-/// Twice the election timeout after the last acknowledgement somebody else leads.
+/// Twice the election timeout after the last acknowledgement somebody else leads, also if it was given leadership back since.
 #[test]
 fn a_leader_whose_log_finds_no_room_hands_over_in_time() {
     of_three(&async |story| {
         let full = story.leader().expect("a cluster that takes writes has a leader");
         let limit = story.life(full).node.inner().options.timing.election_timeout * 2;
+        for time in 1..=2 {
+            story.lead(full).await;
+            let took = story.fill_log_of_leader(full, time).await;
+            eprintln!("time {time}: another leads {took:?} after the last acknowledgement");
+            assert!(
+                took <= limit,
+                "time {time}: another leads {took:?} after the last acknowledgement"
+            );
+            story.machines[full].disks.world.fill_log(false);
+            seconds(3).await;
+        }
+        seconds(20).await;
+        let leader = story.leader().expect("somebody leads");
+        story.ask(leader, "DELETE FROM marks WHERE key < 0").await.unwrap();
+    });
+}
+
+impl Story {
+    /// Has leadership handed to a node.
+    async fn lead(&self, position: usize) {
+        let began = Instant::now();
+        while self.leader() != Some(position) {
+            assert!(began.elapsed() < Duration::from_secs(60), "it takes leadership");
+            let Life { node, host, .. } = self.life(position);
+            let name = &self.machines[position].name;
+            // Refused where there is no leader at the moment, or it is the one.
+            drop(host.run(node.step_down(Some(name), &route(5_000))).await);
+            seconds(1).await;
+        }
+    }
+
+    /// Leaves the log of the leader without room, while its clients write, until somebody else leads. Returns how long after
+    /// the last acknowledgement that is.
+    async fn fill_log_of_leader(&self, full: usize, time: i64) -> Duration {
         let last = Arc::new(Mutex::new(Instant::now()));
-        story.machines[full].disks.world.fill_log(true);
+        self.machines[full].disks.world.fill_log(true);
         let writing = {
-            let Life { node, host, .. } = story.life(full);
+            let Life { node, host, .. } = self.life(full);
             let (node, host, last) = (node.clone(), Arc::clone(host), Arc::clone(&last));
             tokio::spawn(async move {
                 for key in 1.. {
-                    let insert = format!("INSERT INTO marks VALUES (-{key}, hex(zeroblob(4000)))");
+                    let key = -(key + 1_000_000 * time);
+                    let insert = format!("INSERT INTO marks VALUES ({key}, hex(zeroblob(4000)))");
                     if execute(&node, &host, write(&[&insert]), 60_000).await.is_err() {
                         return;
                     }
@@ -157,19 +219,14 @@ fn a_leader_whose_log_finds_no_room_hands_over_in_time() {
             })
         };
         let began = Instant::now();
-        while story.leader().is_none_or(|leader| leader == full) {
+        while self.leader().is_none_or(|leader| leader == full) {
             assert!(began.elapsed() < Duration::from_secs(60), "it hands over");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let took = lock(&last).elapsed();
-        eprintln!("another leads {took:?} after the last acknowledgement");
-        assert!(took <= limit, "another leads {took:?} after the last acknowledgement");
-        story.machines[full].disks.world.fill_log(false);
         writing.abort();
-        seconds(20).await;
-        let leader = story.leader().expect("somebody leads");
-        story.ask(leader, "DELETE FROM marks WHERE key < 0").await.unwrap();
-    });
+        took
+    }
 }
 
 #[test]
