@@ -147,12 +147,12 @@ fn disks() {
     node.execute(r#"["CREATE TABLE t(x)"]"#);
     let mut client = Caller::new(vec![node.http_addr().to_owned()], 0, SHORT_TIME);
     let insert = Request::post("/db/execute", r#"["INSERT INTO t VALUES(1)"]"#);
-    disk.freeze();
+    let frozen = disk.freeze().unwrap();
     match client.call(&insert) {
         Fate::Unknown(_) => {}
         fate => panic!("written to a disk that hangs: {fate:?}"),
     }
-    disk.thaw();
+    drop(frozen);
     node.execute(r#"["INSERT INTO t VALUES(2)"]"#);
     disk.fill(0);
     let begin = Instant::now();

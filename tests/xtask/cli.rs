@@ -35,7 +35,8 @@ enum Task {
     ///
     /// Builds rqd and this program with optimization, measures every figure several times in turn
     /// with what it is compared with, and prints a table: the median, the smallest and largest
-    /// value, the ratio, the floor, and whether the floor is met. The exit code is 0 either way.
+    /// value, the ratio, the floor, and whether the floor is met: by the median, or, where the floor
+    /// says "each", by every value. The exit code is 0 either way.
     Bench(BenchArguments),
     /// Runs a randomized suite for long, with optimization; the exit code is the suite's.
     Soak(SoakArguments),
@@ -87,7 +88,7 @@ pub(crate) struct BenchArguments {
 pub(crate) enum Measured {
     /// A single node.
     Node,
-    /// Three nodes on this machine.
+    /// Three nodes on this machine; making the leader's disk hang needs root.
     Cluster,
     /// A node that joins over a link of 10 MB/s while the leader takes 500 writes a second; needs root.
     SlowLink,

@@ -1,24 +1,45 @@
 //! A disk of one member: small, to be filled, and one that can stop answering.
 //!
-//! It is a file system of its own in a file, mounted through a loop device; needs root. Dropping it
-//! makes it answer again and removes it.
+//! It is a file system of its own in a file, mounted through a loop device; needs root. Dropping it removes it. A process
+//! of its own sees to that, and to its answering again: one that hangs, or stays mounted, would be left behind by a program
+//! that is interrupted or killed.
 
 use std::{
     fs::{self, File},
-    io::Write as _,
+    io::{self, Write as _},
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::Command,
-    sync::atomic::{AtomicBool, Ordering},
+    process::{Child, Command, Stdio},
     thread,
 };
 
 use tempfile::TempDir;
 
+/// Waits for the end of whoever started it. Unmounts lazily, because a process that was just killed may still be letting go.
+const KEEPER_SCRIPT: &str =
+    r#"read -r _; fsfreeze --unfreeze "$1" 2>/dev/null; umount --lazy "$1""#;
+
 /// A mounted file system.
 #[derive(Debug)]
 pub struct Disk {
     place: TempDir,
-    frozen: AtomicBool,
+    keeper: Child,
+}
+
+/// A file system that does not answer. Dropping this makes it answer again.
+#[derive(Debug)]
+#[must_use = "it answers again as soon as this is dropped"]
+pub struct Frozen<'a> {
+    disk: &'a Disk,
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        let thawed = run("fsfreeze", &["--unfreeze", &text(&self.disk.path())]);
+        if let (Err(error), false) = (thawed, thread::panicking()) {
+            panic!("{error}");
+        }
+    }
 }
 
 impl Disk {
@@ -33,10 +54,14 @@ impl Disk {
         file.set_len(bytes).map_err(|error| error.to_string())?;
         let mount = place.path().join("mount");
         fs::create_dir(&mount).map_err(|error| error.to_string())?;
-        let disk = Self { place, frozen: AtomicBool::new(false) };
         run("mkfs.ext4", &["-q", "-F", "-m", "0", &text(&image)])?;
         run("mount", &["-o", "loop,noatime", &text(&image), &text(&mount)])?;
-        Ok(disk)
+        let keeper = keep(&mount).map_err(|error| {
+            // Which of the two failed does not matter to who wanted a disk.
+            let _unmounted = run("umount", &[&text(&mount)]);
+            format!("the keeper of a disk: {error}")
+        })?;
+        Ok(Self { place, keeper })
     }
 
     /// Where it is mounted.
@@ -65,17 +90,12 @@ impl Disk {
     }
 
     /// Makes everything that writes to it wait.
-    pub fn freeze(&self) {
-        if !self.frozen.swap(true, Ordering::Relaxed) {
-            run("fsfreeze", &["--freeze", &text(&self.path())]).expect("a mounted file system");
-        }
-    }
-
-    /// Lets everything that waits go on.
-    pub fn thaw(&self) {
-        if self.frozen.swap(false, Ordering::Relaxed) {
-            run("fsfreeze", &["--unfreeze", &text(&self.path())]).expect("a frozen file system");
-        }
+    ///
+    /// # Errors
+    /// The command is missing, or it is frozen.
+    pub fn freeze(&self) -> Result<Frozen<'_>, String> {
+        run("fsfreeze", &["--freeze", &text(&self.path())])?;
+        Ok(Frozen { disk: self })
     }
 
     fn filler(&self) -> PathBuf {
@@ -90,13 +110,23 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        self.thaw();
-        // Lazily, because a process that was just killed may still be letting go of it.
-        let unmounted = run("umount", &["--lazy", &text(&self.path())]);
-        if let (Err(error), false) = (unmounted, thread::panicking()) {
-            panic!("{error}");
+        drop(self.keeper.stdin.take());
+        let ended = self.keeper.wait();
+        if !thread::panicking() {
+            let status = ended.expect("a child can be waited for");
+            assert!(status.success(), "unmounting {}: {status}", self.path().display());
         }
     }
+}
+
+/// Starts the process that makes a disk answer and unmounts it when this one drops it or ends, however it ends.
+fn keep(mount: &Path) -> io::Result<Child> {
+    Command::new("sh")
+        .args(["-c", KEEPER_SCRIPT, "keeper", &text(mount)])
+        .stdin(Stdio::piped())
+        // What interrupts this program from a terminal must not reach it.
+        .process_group(0)
+        .spawn()
 }
 
 fn text(path: &Path) -> String {

@@ -313,6 +313,21 @@ impl Cluster {
         self.node_mut(member).launch_again();
     }
 
+    /// Restarts every member, one after the other, each when the one before is ready; leaves them in peace this long before,
+    /// between and after that. Returns how many of them led when they were asked to end.
+    pub fn restart_in_turn(&mut self, peace: Duration) -> usize {
+        thread::sleep(peace);
+        let mut leaders = 0;
+        for member in 0..self.size() {
+            leaders += usize::from(self.leader() == Some(member));
+            self.stop(member);
+            self.launch_again(member);
+            self.wait_ready(member);
+            thread::sleep(peace);
+        }
+        leaders
+    }
+
     /// Starts a member that is not running with new ports, and returns at once.
     pub fn launch_at_new_addresses(&mut self, member: usize) {
         assert!(self.builder.network.is_none(), "namespaces have one address");

@@ -8,15 +8,17 @@ mod clock;
 mod disk;
 mod image;
 mod members;
+mod naive;
 mod nemesis;
 mod network;
 mod workload;
 
 pub use caller::{Caller, Fate};
 pub use clock::FakeClock;
-pub use disk::Disk;
+pub use disk::{Disk, Frozen};
 pub use image::Image;
 pub use members::{Cluster, ClusterBuilder, Forming, Status};
+pub use naive::{NaiveLoad, Seen};
 pub use nemesis::{Environment, Fault, Nemesis};
 pub use network::{Link, Network};
 pub use workload::{

@@ -76,7 +76,7 @@ pub struct Environment {
     network: Option<Network>,
     disks: Vec<Disk>,
     clocks: Vec<FakeClock>,
-    scratch: Option<tempfile::TempDir>,
+    _scratch: Option<tempfile::TempDir>,
 }
 
 impl Environment {
@@ -94,7 +94,7 @@ impl Environment {
             network: Some(Network::create(members, seed)?),
             disks: disks.unwrap_or_else(|error| left_out("disks", &error)),
             clocks: clocks.unwrap_or_else(|error| left_out("clocks", &error)),
-            scratch: Some(scratch),
+            _scratch: Some(scratch),
         })
     }
 
@@ -132,15 +132,6 @@ fn left_out<T>(what: &str, reason: &str) -> Vec<T> {
     assert!(!is_required, "no {what}, and RQ_TEST_REQUIRE_ALL is set: {reason}");
     println!("no {what}: {reason}");
     Vec::new()
-}
-
-impl Drop for Environment {
-    fn drop(&mut self) {
-        for disk in &self.disks {
-            disk.thaw();
-        }
-        drop(self.scratch.take());
-    }
 }
 
 /// What does the harm.
@@ -244,10 +235,10 @@ impl Nemesis {
             }
             Fault::HungDisk => {
                 self.say(&format!("the disk of {} hangs", Cluster::id(victim)));
-                environment.disks[victim].freeze();
+                let frozen = environment.disks[victim].freeze().expect("an answering disk");
                 self.wait(1000, 4000);
                 self.say(&format!("the disk of {} answers again", Cluster::id(victim)));
-                environment.disks[victim].thaw();
+                drop(frozen);
             }
             _ => self.harm_network(fault, cluster),
         }

@@ -1,12 +1,12 @@
 //! Three nodes on this machine: inserts, reads on leader and follower, the time without a leader
-//! after a kill, and what a new node's joining costs.
+//! after a kill, outages of other kinds, and what a new node's joining costs.
 //!
 //! All nodes, the load generator and the null server share the machine's processors and its one
 //! disk, so the figures are a floor for three machines, not a forecast.
 
 use std::{
     fs::{self, File},
-    path::Path,
+    path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
@@ -19,6 +19,7 @@ use rq_tests::{
 use super::{
     Bench,
     figures::Figure,
+    outages,
     programs::{NullServer, Traffic},
     throughput::{EXECUTE, INSERT, READ_LINEARIZABLE, create_table},
 };
@@ -42,7 +43,7 @@ const STATEMENT_BYTES: u64 = 10_000_000;
 /// Ten rows of a megabyte each, which no compression makes small.
 const FILL: &str = r#"["INSERT INTO large(data) WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10) SELECT randomblob(1000000) FROM n"]"#;
 
-/// Measures rates, failovers and joins.
+/// Measures rates, failovers, other outages and joins.
 pub(super) fn measure(bench: &mut Bench) -> Result<(), Failure> {
     let null = bench.programs.null_server()?;
     let mut cluster = Cluster::builder(3)
@@ -63,14 +64,17 @@ pub(super) fn measure(bench: &mut Bench) -> Result<(), Failure> {
         output::note(&format!("failover {round} of {}", bench.extent.failovers));
         measure_failover(bench, &mut cluster)?;
     }
+    outages::measure_restarts(bench, &mut cluster);
     drop(cluster);
+    outages::measure_hangs(bench)?;
     if bench.extent.large_bytes > 0 {
         measure_joins(bench)?;
     }
     Ok(())
 }
 
-fn directories(bench: &Bench, name: &str, count: usize) -> Vec<std::path::PathBuf> {
+/// Data directories for members of a cluster.
+pub(super) fn directories(bench: &Bench, name: &str, count: usize) -> Vec<PathBuf> {
     (0..count).map(|member| bench.directory.join(format!("{name}-{member}"))).collect()
 }
 

@@ -12,6 +12,7 @@ pub(crate) mod samples;
 mod cluster;
 mod disk;
 mod figures;
+mod outages;
 mod programs;
 mod restarts;
 mod slow_link;
