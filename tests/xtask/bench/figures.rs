@@ -21,6 +21,10 @@ pub(crate) enum Figure {
     Insert(u32),
     /// The median time of an insert at one connection.
     InsertMedian,
+    /// The median time of an overwrite while the processors are kept awake.
+    AwakeDiskMedian,
+    /// The median time of an insert at one connection, the same way.
+    AwakeInsertMedian,
     /// Reads of one row at 64 connections, level `none`.
     ReadNone,
     /// The same, level `linearizable`.
@@ -151,6 +155,18 @@ const LINES: &[Line] = &[
     line(Figure::InsertMedian, "inserts, 1 connection, median", Unit::Microseconds)
         .to(Figure::DiskMedian, "fdatasync")
         .floor(Floor::AtMostAbove(200.0)),
+    line(
+        Figure::AwakeDiskMedian,
+        "disk: fdatasync, median, processors kept awake",
+        Unit::Microseconds,
+    ),
+    line(
+        Figure::AwakeInsertMedian,
+        "inserts, 1 connection, median, kept awake",
+        Unit::Microseconds,
+    )
+    .to(Figure::AwakeDiskMedian, "fdatasync")
+    .floor(Floor::AtMostAbove(200.0)),
     line(Figure::Insert(16), "inserts, 16 connections", Unit::PerSecond)
         .to(Figure::NullPost(16), "null POST"),
     line(Figure::Insert(64), "inserts, 64 connections", Unit::PerSecond)

@@ -9,6 +9,7 @@
 pub(crate) mod load_report;
 pub(crate) mod samples;
 
+mod awake;
 mod cluster;
 mod disk;
 mod figures;

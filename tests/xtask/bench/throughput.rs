@@ -6,6 +6,7 @@ use rq_tests::Node;
 
 use super::{
     Bench,
+    awake::Awake,
     disk::Disk,
     figures::Figure,
     load_report::LoadReport,
@@ -51,6 +52,7 @@ pub(super) fn measure(bench: &mut Bench) -> Result<(), Failure> {
         inserted += measure_writes(bench, &null, &node, 1)?;
         // Directly after the inserts that are compared with it; the disk's mood changes quickly.
         measure_disk(bench, &disk)?;
+        inserted += measure_awake(bench, &node, &disk)?;
         for connections in [16, CONNECTIONS_MAX] {
             inserted += measure_writes(bench, &null, &node, connections)?;
         }
@@ -73,6 +75,27 @@ fn measure_disk(bench: &mut Bench, disk: &Disk) -> Result<(), Failure> {
     bench.figures.note(Figure::DiskRate, report.rate);
     bench.figures.note(Figure::DiskMedian, report.median_us);
     Ok(())
+}
+
+/// Measures one connection's inserts and the disk again, with processors that do not sleep. Returns how many inserts
+/// the node answered with success.
+fn measure_awake(bench: &mut Bench, node: &Node, disk: &Disk) -> Result<u64, Failure> {
+    let _awake = match Awake::keep() {
+        Ok(awake) => awake,
+        Err(error) => {
+            bench.doubts.push(format!("the processors could not be kept awake: {error}"));
+            return Ok(0);
+        }
+    };
+    let (address, seconds) = (node.http_addr(), bench.extent.seconds);
+    let traffic = Traffic { address, target: EXECUTE, body: Some(INSERT), connections: 1, seconds };
+    let report = bench.send("inserts, processors awake", traffic)?;
+    bench.figures.note(Figure::AwakeInsertMedian, report.median_us);
+    let disk = disk
+        .measure(Duration::from_secs(seconds))
+        .map_err(Failure::system("overwriting a file"))?;
+    bench.figures.note(Figure::AwakeDiskMedian, disk.median_us);
+    Ok(report.requests.saturating_sub(report.errors))
 }
 
 /// Returns how many inserts the node answered with success.
