@@ -47,6 +47,11 @@ const WRITER_CACHE_BYTES: i64 = 16 << 20;
 /// each page would take as much as the pages themselves.
 const WRITER_CACHE_MOST_PAGES: i64 = 8192;
 
+/// What a transaction may hold in changed pages before they are written to the WAL, in KiB. Beyond the cache
+/// they are memory for as long as it lasts: who fills an index in one transaction changes the same pages over
+/// and over, and each that had to be written meanwhile is written again.
+const WRITER_SPILL_KIB: i64 = 32 << 10;
+
 /// The page cache of a reader in KiB. What a statement needs beyond it is read again from the
 /// operating system's cache. Memory of the pool: this times its connections.
 const READER_CACHE_KIB: i64 = 1024;
@@ -157,7 +162,8 @@ fn size_writer_cache(writer: &Connection) -> Result<(), SqliteError> {
     let page_size: i64 = writer.pragma_query_value(None, "page_size", |row| row.get(0))?;
     let pages = (WRITER_CACHE_BYTES / page_size.max(1)).min(WRITER_CACHE_MOST_PAGES);
     writer.pragma_update(None, "cache_size", pages)?;
-    Ok(())
+    // In KiB, which is said by the sign: SQLite also takes the lowest byte of a number of pages for on or off.
+    set_number(writer, "cache_spill", -WRITER_SPILL_KIB)
 }
 
 /// Opens the connection that folds the WAL back and reads pages for images.
@@ -347,15 +353,26 @@ mod tests {
 
     #[test]
     fn the_writers_cache_takes_no_more_memory_for_larger_pages() {
-        for (page_size, pages) in
-            [(512, 8192), (1024, 8192), (2048, 8192), (4096, 4096), (16_384, 1024), (65_536, 256)]
-        {
+        for (page_size, pages) in [
+            (512_i64, 8192),
+            (1024, 8192),
+            (2048, 8192),
+            (4096, 4096),
+            (16_384, 1024),
+            (65_536, 256),
+        ] {
             let writer = plain_connection();
             writer.pragma_update(None, "page_size", page_size).unwrap();
             size_writer_cache(&writer).unwrap();
-            let found: i64 =
-                writer.pragma_query_value(None, "cache_size", |row| row.get(0)).unwrap();
-            assert_eq!(found, pages, "pages of {page_size} bytes");
+            let ask = |name: &str| -> i64 {
+                writer.pragma_query_value(None, name, |row| row.get(0)).unwrap()
+            };
+            assert_eq!(ask("cache_size"), pages, "pages of {page_size} bytes");
+            // SQLite counts what it keeps beside each page.
+            let spilled_from = ask("cache_spill");
+            let memory = spilled_from * page_size;
+            assert!(spilled_from >= pages, "pages of {page_size} bytes");
+            assert!(memory > 0 && memory <= 32 << 20, "pages of {page_size} bytes: {memory}");
         }
     }
 }
