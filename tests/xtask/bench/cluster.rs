@@ -125,8 +125,8 @@ fn measure_failover(bench: &mut Bench, cluster: &mut Cluster) -> Result<(), Fail
     loop {
         match caller.call(&insert) {
             Fate::Done(_) => break,
-            Fate::NotDone(_) => thread::sleep(PAUSE_AFTER_REFUSAL),
-            Fate::Unknown(text) => return Err(Failure::program("rqd", text)),
+            // The node that is asked may have sent it to the leader that was killed.
+            Fate::NotDone(_) | Fate::Unknown(_) => thread::sleep(PAUSE_AFTER_REFUSAL),
         }
         if begin.elapsed() > ANSWER_TIME {
             return Err(Failure::program("rqd", "no write succeeds after the leader was killed"));
