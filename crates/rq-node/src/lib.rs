@@ -69,6 +69,7 @@ mod report;
 mod request;
 mod status;
 mod threads;
+mod turns;
 
 #[doc(hidden)]
 pub mod fuzzing;

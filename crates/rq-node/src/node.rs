@@ -57,12 +57,12 @@ use crate::{
         network::Connector,
         state_machine::StateMachine,
     },
-    read::InlineReads,
     recovery,
     rounds::Rounds,
     service::{Service, client::Client},
     status::Member,
     transfer::{Receiver, TransferOptions, Transfers},
+    turns::Turns,
     whereabouts,
 };
 
@@ -101,7 +101,6 @@ pub(crate) struct Inner {
     /// Rounds that put a barrier through the log and give its index.
     pub(crate) barriers: Rounds<u64>,
     pub(crate) execution: Execution,
-    pub(crate) inline_reads: InlineReads,
     /// Told when a request begins to wait for a leader.
     pub(crate) leader_missed: tokio::sync::Notify,
     pub(crate) options: Options,
@@ -133,6 +132,8 @@ pub(crate) struct Inner {
 /// The parts that work on the database file besides Raft: what housekeeping uses.
 pub(crate) struct Machinery {
     pub(crate) applier: Arc<Applier>,
+    /// Of the reads as well.
+    pub(crate) turns: Arc<Turns>,
     pub(crate) durability: Arc<Durability>,
     readers: Readers,
     wal: WalSize,
@@ -511,7 +512,6 @@ impl Inner {
             progress,
             metrics,
             batcher,
-            inline_reads: InlineReads::new(),
             leader_missed: tokio::sync::Notify::new(),
             node_id: cluster.name.clone(),
             cluster,
@@ -550,12 +550,14 @@ impl Machinery {
             clock: Arc::clone(&environment.clock),
             metrics: Arc::clone(metrics),
         };
-        let applier = Applier::start(core, execution)
+        let turns = Arc::new(Turns::new(tokio::runtime::Handle::current().metrics().num_workers()));
+        let applier = Applier::start(core, &turns, execution)
             .map_err(|error| OpenError::Thread(error.to_string()))?;
         Ok(Arc::new(Self {
             wal: checkpointer.wal_size(),
             looks: AtomicU64::new(0),
             applier: Arc::new(applier),
+            turns,
             durability: Arc::new(Durability::new(checkpointer, Arc::clone(progress), execution)),
             readers,
             metrics: Arc::clone(metrics),

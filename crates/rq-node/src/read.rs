@@ -12,7 +12,7 @@
 //!
 //! # Where a query runs
 //! Most reads take microseconds, so a read starts on the async worker it came in on, with an
-//! allowance of [`INLINE_STEPS`] VM steps. One that needs more has called nothing final by then: it
+//! allowance of [`TURN_STEPS`] VM steps. One that needs more has called nothing final by then: it
 //! starts over on a blocking thread, where it may take as long as its limits say. Dropping the future
 //! cancels a running read.
 
@@ -24,13 +24,13 @@ use rq_sql::{
 };
 use rq_sqlite::{CancelFlag, Query, QueryEnd, QueryError, ReadOrWrite, Readers};
 use rq_storage::Execution;
-use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
     Error, Level, Read, Served,
     batcher::Proposed,
     forward::RequestKind,
     node::{Inner, Node},
+    turns::TURN_STEPS,
     write::refuse_disallowed,
 };
 
@@ -40,11 +40,6 @@ const ROUND_PATIENCE: Duration = Duration::from_secs(30);
 const NEW_LEADER_PATIENCE: Duration = Duration::from_secs(5);
 /// How often a read that waits for this node to catch up looks whether it can.
 const LEFT_OUT_GLANCE: Duration = Duration::from_millis(250);
-/// How long a read waits for its turn on an async worker before it takes a thread of its own: twice what those with a
-/// turn may take, unless one is stuck in a single step.
-const TURN_PATIENCE: Duration = Duration::from_millis(2);
-/// VM steps a read may take on an async worker: about a millisecond.
-const INLINE_STEPS: u64 = 20_000;
 
 impl Node {
     /// Runs reads (`/db/query`) and gives their results to `sink`, which comes back.
@@ -316,8 +311,8 @@ impl Inner {
         let deadline = self.deadline(&read);
         let cancel = CancelFlag::new();
         let inline = self.execution == Execution::Inline;
-        let allowance = (!inline).then_some(INLINE_STEPS);
-        let turn = if inline { None } else { self.inline_reads.take_turn().await };
+        let allowance = (!inline).then_some(TURN_STEPS);
+        let turn = if inline { None } else { self.machinery.turns.take().await };
         if inline || turn.is_some() {
             match self.readers.query(&query(&read, deadline, &cancel, allowance), &mut sink) {
                 Ok(QueryEnd::Done) => return Ok(sink),
@@ -338,28 +333,6 @@ impl Inner {
             Ok(Err(error)) => Err(read_error(error)),
             Err(_) => Err(Error::ShuttingDown),
         }
-    }
-}
-
-/// Lets reads run on async workers, so that one worker is always left for everything else: a single step of SQLite's
-/// machine may take long, and no allowance of steps ends it.
-#[derive(Debug)]
-pub(crate) struct InlineReads(Semaphore);
-
-impl InlineReads {
-    /// Must be made within the runtime whose workers are counted.
-    pub(crate) fn new() -> Self {
-        let workers = tokio::runtime::Handle::current().metrics().num_workers();
-        Self(Semaphore::new(workers.saturating_sub(1)))
-    }
-
-    /// A turn, as soon as one is free: most reads are done sooner than a thread of their own is ready, which also takes
-    /// a connection and memory. None if those that have one need long.
-    async fn take_turn(&self) -> Option<SemaphorePermit<'_>> {
-        if let Ok(turn) = self.0.try_acquire() {
-            return Some(turn);
-        }
-        tokio::time::timeout(TURN_PATIENCE, self.0.acquire()).await.ok()?.ok()
     }
 }
 

@@ -12,6 +12,8 @@
 //! entries it is left at a lower value from before, a *guard*: whoever runs into the guard runs the
 //! entry again with the exact limits, so that guards, which depend on the connection's history,
 //! never decide anything.
+//!
+//! An *allowance* of steps is something else: it ends an attempt, and no result may come of that.
 
 use std::sync::{
     Arc,
@@ -42,6 +44,9 @@ const COMPARISONS_PER_STEP: usize = 8;
 /// Up to how many slots a statement's parameters are compiled in no time.
 const FEW_PARAMETERS: usize = 64;
 
+/// The looks left of an allowance when there is none.
+const LOOKS_UNLIMITED: u64 = u64::MAX;
+
 /// SQLite's own upper bound of `max_page_count`.
 const PAGES_UNLIMITED: u64 = 4_294_967_294;
 
@@ -50,12 +55,27 @@ const PAGES_UNLIMITED: u64 = 4_294_967_294;
 /// Steps of statements that virtual tables (FTS, R*Tree) run beneath a client's statement count
 /// too. They are equal on all nodes because those tables begin each entry with nothing cached; see
 /// [`Session::begin`](crate::session::Session::begin).
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct StepBudget {
     armed: AtomicBool,
     exceeded: AtomicBool,
     looks_left: AtomicU64,
     looks: AtomicU64,
+    allowance: AtomicU64,
+    overdrawn: AtomicBool,
+}
+
+impl Default for StepBudget {
+    fn default() -> Self {
+        Self {
+            armed: AtomicBool::new(false),
+            exceeded: AtomicBool::new(false),
+            looks_left: AtomicU64::new(0),
+            looks: AtomicU64::new(0),
+            allowance: AtomicU64::new(LOOKS_UNLIMITED),
+            overdrawn: AtomicBool::new(false),
+        }
+    }
 }
 
 impl StepBudget {
@@ -91,9 +111,45 @@ impl StepBudget {
         self.looks.load(Ordering::Relaxed) * STEP_QUANTUM + own % STEP_QUANTUM
     }
 
+    /// Allows everything that runs from now on about so many steps together, however many statements it is.
+    pub(crate) fn allow(&self, steps: u64) {
+        self.allowance.store(steps.div_ceil(STEP_QUANTUM), Ordering::Relaxed);
+        self.overdrawn.store(false, Ordering::Relaxed);
+    }
+
+    /// Allows any number of steps again.
+    pub(crate) fn allow_all(&self) {
+        self.allowance.store(LOOKS_UNLIMITED, Ordering::Relaxed);
+        self.overdrawn.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether something was stopped because the allowance was used up. What ran until then, and whatever it
+    /// made of being stopped, must be rolled back.
+    pub(crate) fn is_overdrawn(&self) -> bool {
+        self.overdrawn.load(Ordering::Relaxed)
+    }
+
+    /// Takes a look from the allowance; false if none is left.
+    fn spend(&self) -> bool {
+        match self.allowance.load(Ordering::Relaxed) {
+            LOOKS_UNLIMITED => true,
+            0 => {
+                self.overdrawn.store(true, Ordering::Relaxed);
+                false
+            }
+            left => {
+                self.allowance.store(left - 1, Ordering::Relaxed);
+                true
+            }
+        }
+    }
+
     /// Whether the statement must end. One thread at a time uses the connection, so loading and
     /// storing need not be one operation.
     fn look(&self) -> bool {
+        if !self.spend() {
+            return true;
+        }
         if !self.armed.load(Ordering::Relaxed) {
             return false;
         }

@@ -174,6 +174,7 @@ impl Session {
     /// Rolls everything back and restores the connection, whatever state it is in.
     pub(crate) fn abandon(&mut self) -> Result<(), SqliteError> {
         self.steps.disarm();
+        self.steps.allow_all();
         self.watch.end();
         self.statements.clear();
         if self.is_in_transaction() {
@@ -349,6 +350,19 @@ impl Session {
         self.watch.begin(Phase::Run);
         self.steps.arm(steps);
         Ok(())
+    }
+
+    /// Allows what runs from now on about so many steps together; `None` is without limit.
+    pub(crate) fn allow_steps(&self, steps: Option<u64>) {
+        match steps {
+            Some(steps) => self.steps.allow(steps),
+            None => self.steps.allow_all(),
+        }
+    }
+
+    /// Whether something was stopped for want of allowed steps; see [`StepBudget::is_overdrawn`].
+    pub(crate) fn is_overdrawn(&self) -> bool {
+        self.steps.is_overdrawn()
     }
 
     /// What SQLite draws for itself follows from the entry until the value returned is dropped.

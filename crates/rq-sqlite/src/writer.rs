@@ -136,6 +136,27 @@ impl Writer {
         Ok(applied)
     }
 
+    /// Applies the next entry as [`apply`](Self::apply) does, if that takes no more than about `steps` VM steps and
+    /// nothing fails on this node. Otherwise nothing is changed, and `apply` is to be called: it takes as long as it
+    /// takes, and says what fails.
+    ///
+    /// Steps are looked at by the thousand, and never within one: this bounds ordinary work, not hostile. Maintenance
+    /// is nothing for it.
+    pub fn try_apply(
+        &mut self,
+        entry: &Entry<'_>,
+        wants_results: bool,
+        steps: u64,
+    ) -> Option<Applied> {
+        if matches!(entry.operation, Operation::Maintenance(_)) {
+            return None;
+        }
+        self.session.allow_steps(Some(steps));
+        let applied = self.apply(entry, wants_results);
+        self.session.allow_steps(None);
+        applied.ok()
+    }
+
     fn check_order(&self, id: EntryId) -> Result<(), ApplyError> {
         let expected = match self.applied {
             None if id.index <= 1 => return Ok(()),
@@ -182,7 +203,11 @@ impl Writer {
                 Ok(requests) => return Ok(Applied { requests }),
                 Err(stop) => stop,
             };
+            let overdrawn = self.session.is_overdrawn();
             self.abandon(entry.id)?;
+            if overdrawn {
+                return Err(apply_error(used_up(), entry.id));
+            }
             let Stop::Failed(error) = stop else { continue };
             let disk_is_full = disk_full::refused_writes() != refused_writes;
             let is_guard =
@@ -222,6 +247,12 @@ impl Writer {
                 Execution::new(session, plan, request, number, entry.settings, collector);
             outcomes.push(execution.run()?);
         }
+        // Whatever a statement made of being stopped is no result.
+        if self.session.is_overdrawn() {
+            return Err(used_up().into());
+        }
+        // A commit must not be stopped half way.
+        self.session.allow_steps(None);
         self.state.set_applied(entry.id)?;
         let failed_allocations = memory::failed_allocations();
         let committed = self.session.commit();
@@ -267,6 +298,11 @@ impl Writer {
             ApplyError::Fatal(format!("rolling back entry {} failed: {error}", id.index))
         })
     }
+}
+
+/// The end of an attempt that needs more steps than it is allowed.
+fn used_up() -> SqliteError {
+    SqliteError { code: ffi::SQLITE_INTERRUPT, message: "more steps than allowed".to_owned() }
 }
 
 /// Sorts a failure that is no result: by its nature the node's own.

@@ -37,6 +37,7 @@ use crate::{
         log_id, membership,
         state_machine::{DurableFile, StateMachine},
     },
+    turns::Turns,
 };
 
 /// Log or state machine, with the promises of openraft's core kept.
@@ -217,7 +218,8 @@ impl StoreBuilder<TypeConfig, Orderly, Orderly, Guard> for Builder {
             clock: simulated(1).clock,
             metrics: Arc::new(Metrics::default()),
         };
-        let applier = Arc::new(Applier::start(core, self.execution).unwrap());
+        let applier =
+            Arc::new(Applier::start(core, &Arc::new(Turns::new(2)), self.execution).unwrap());
         let store = LogStore::new(log.clone(), Arc::clone(&progress), Arc::clone(&durability));
         let machine = StateMachine::new(
             Arc::clone(&applier),

@@ -92,8 +92,11 @@ struct Run {
     dice: Dice,
     /// Lives through everything.
     lasting: Engine,
-    /// Closed, opened and checkpointed at random; results limited, hardly a statement cached.
+    /// Closed, opened and checkpointed at random; results limited, hardly a statement cached. Most entries it tries
+    /// first with fewer steps than they may need.
     restless: Engine,
+    /// How often that was enough, and how often it was not.
+    tries: [u64; 2],
     /// On a disk that fails, and nobody wants its results.
     unlucky: Engine,
     unlucky_options: Options,
@@ -144,6 +147,7 @@ impl Run {
             dice,
             lasting,
             restless,
+            tries: [0; 2],
             unlucky,
             unlucky_options,
             disk,
@@ -162,6 +166,11 @@ impl Run {
             }
         });
         assert!(!self.failures.is_empty(), "the disk never failed");
+        assert!(
+            self.tries.iter().all(|count| *count > 0),
+            "tried in vain or not: {:?}",
+            self.tries
+        );
     }
 
     fn feed(&mut self, entries: u64) {
@@ -174,7 +183,7 @@ impl Run {
             let item = hostile::item(&mut self.dice);
             self.disturb();
             let applied = without_times(self.lasting.apply(&item));
-            let again = without_times(self.restless.apply(&item));
+            let again = without_times(self.apply_restlessly(&item));
             assert_eq!(applied, again, "results of entry {number} differ: {item:?}");
             self.try_until_it_works(&item);
             if number == IMAGE_EVERY {
@@ -204,6 +213,18 @@ impl Run {
         {
             self.failures.push(error.to_string());
         }
+    }
+
+    fn apply_restlessly(&mut self, item: &Item) -> Applied {
+        if self.dice.chance(80) {
+            let steps = self.dice.below(4) * 1000;
+            let applied = self.restless.apply_within(item, steps);
+            self.tries[usize::from(applied.is_none())] += 1;
+            if let Some(applied) = applied {
+                return applied;
+            }
+        }
+        self.restless.apply(item)
     }
 
     /// The unlucky engine is opened on a sound disk and then meets a bad one. After a failure it

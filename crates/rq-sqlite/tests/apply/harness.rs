@@ -116,6 +116,14 @@ impl Engine {
         Ok(applied)
     }
 
+    /// Applies an entry if that takes few steps.
+    pub(crate) fn apply_within(&mut self, item: &Item, steps: u64) -> Option<Applied> {
+        let entry = item.at(self.next_index);
+        let applied = self.parts().writer.try_apply(&entry, true, steps)?;
+        self.next_index += 1;
+        Some(applied)
+    }
+
     pub(crate) fn apply(&mut self, item: &Item) -> Applied {
         self.try_apply(item, true).unwrap()
     }

@@ -34,6 +34,7 @@ use crate::{
     transfer::{
         Cargo, Landing, Received, Receiver, Sent, TransferError, TransferOptions, Transfers,
     },
+    turns::Turns,
 };
 
 /// The address of the receiver.
@@ -119,7 +120,7 @@ impl Party {
             clock: Arc::new(Seeded::new(1, 0)),
             metrics: Arc::new(Metrics::default()),
         };
-        let applier = Arc::new(Applier::start(core, execution).unwrap());
+        let applier = Arc::new(Applier::start(core, &Arc::new(Turns::new(2)), execution).unwrap());
         let durability = Arc::new(durability);
         let ground = Ground { applier: Arc::clone(&applier), durability: Arc::clone(&durability) };
         let replacer = applier.replacer().clone();
