@@ -44,12 +44,12 @@ use rq_storage::Execution;
 use tokio::sync::{mpsc as tokio_mpsc, oneshot};
 
 use crate::{
-    command::Command,
+    command::{Command, estimate},
     durability::Durability,
     environment::Clock,
     metrics::Metrics,
     progress::{Progress, Stall, lock},
-    threads::join_within,
+    threads::{join_within, lock_until},
     turns::{TURN_STEPS, Turns},
 };
 
@@ -59,7 +59,9 @@ const RETRY_DELAY: Duration = Duration::from_millis(200);
 const STACK_BYTES: usize = 8 * 1024 * 1024;
 /// Entries that are applied where they come in, at most; more keep the thread busy for long enough to be woken.
 const FEW_JOBS: usize = 4;
-/// Encoded bytes of them all together, at most.
+/// Requests of each of them, at most.
+const FEW_REQUESTS: usize = 16;
+/// Bytes of all requests of one of them, at most: compiling texts and copying values take no steps.
 const FEW_BYTES: usize = 4 * 1024;
 /// After an entry that needed more than a turn so many runs of entries go to the thread at once: such entries seldom come
 /// alone, and each would run twice.
@@ -69,8 +71,6 @@ const RUNS_AFTER_HEAVY: usize = 64;
 pub(crate) struct Job {
     pub(crate) id: EntryId,
     pub(crate) content: Content,
-    /// Its length as it is encoded.
-    pub(crate) bytes: usize,
     /// Where the answer goes, if somebody waits for it here.
     pub(crate) respond: Option<Respond>,
 }
@@ -102,6 +102,19 @@ pub(crate) enum Content {
     Blank,
     Membership(Vec<u8>),
     Command(Arc<Command>),
+}
+
+impl Content {
+    fn is_small(&self) -> bool {
+        match self {
+            Self::Blank => true,
+            Self::Membership(_) => false,
+            Self::Command(command) => command.requests().is_some_and(|requests| {
+                requests.len() <= FEW_REQUESTS
+                    && requests.iter().map(estimate).sum::<usize>() <= FEW_BYTES
+            }),
+        }
+    }
 }
 
 /// The handle. See the module's documentation.
@@ -341,9 +354,9 @@ impl Threaded {
     fn apply_here(&self, jobs: Vec<Job>) -> Vec<Job> {
         let heavy = self.heavy.load(Ordering::Relaxed);
         self.heavy.store(heavy.saturating_sub(1), Ordering::Relaxed);
-        let bytes: usize = jobs.iter().map(|job| job.bytes).sum();
         let is_idle = self.waiting.load(Ordering::Acquire) == 0;
-        if heavy > 0 || !is_idle || jobs.len() > FEW_JOBS || bytes > FEW_BYTES {
+        let are_few = jobs.len() <= FEW_JOBS && jobs.iter().all(|job| job.content.is_small());
+        if heavy > 0 || !is_idle || !are_few {
             return jobs;
         }
         let Some(_turn) = self.turns.try_take() else { return jobs };
@@ -367,12 +380,15 @@ impl Threaded {
     /// See [`Applier::close`].
     fn close(&self, patience: Duration) -> bool {
         drop(lock(&self.queue).take());
-        let has_ended =
-            lock(&self.thread).take().is_none_or(|thread| join_within(thread, patience));
-        if has_ended {
-            drop(lock(&self.worker).take());
+        let deadline = Instant::now() + patience;
+        let thread = lock(&self.thread).take();
+        if thread.is_some_and(|thread| !join_within(thread, patience)) {
+            return false;
         }
-        has_ended
+        // An entry may still be applied elsewhere, on a disk that hangs.
+        let Some(mut worker) = lock_until(&self.worker, deadline) else { return false };
+        drop(worker.take());
+        true
     }
 }
 

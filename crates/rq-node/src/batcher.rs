@@ -49,7 +49,7 @@ use tokio::{
 
 use crate::{
     Error,
-    command::{Payload, Stamper, Work},
+    command::{Payload, Stamper, Work, estimate},
     metrics::Metrics,
     progress::lock,
     raft::consensus::{Consensus, LEADERSHIP_INTERVAL},
@@ -246,22 +246,6 @@ impl Batcher {
             Err(Error::OutcomeUnknown("the node stopped while the write was under way".to_owned()))
         })
     }
-}
-
-/// A rough count of a request's encoded bytes.
-fn estimate(request: &Request) -> usize {
-    let statement = |statement: &rq_sql::Statement| {
-        let values: usize = statement
-            .parameters
-            .iter()
-            .map(|parameter| match &parameter.value {
-                rq_sql::Value::Text(bytes) | rq_sql::Value::Blob(bytes) => bytes.len() + 8,
-                _ => 12,
-            })
-            .sum();
-        statement.sql.len() + values + 8
-    };
-    request.statements.iter().map(statement).sum::<usize>() + 8
 }
 
 /// Counts what waits and what is under way, to decide when the next entry goes.

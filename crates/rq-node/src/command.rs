@@ -155,6 +155,22 @@ impl Payload {
     }
 }
 
+/// A rough count of a request's bytes, encoded and not compressed.
+pub(crate) fn estimate(request: &Request) -> usize {
+    let statement = |statement: &Statement| {
+        let values: usize = statement
+            .parameters
+            .iter()
+            .map(|parameter| match &parameter.value {
+                Value::Text(bytes) | Value::Blob(bytes) => bytes.len() + 8,
+                _ => 12,
+            })
+            .sum();
+        statement.sql.len() + values + 8
+    };
+    request.statements.iter().map(statement).sum::<usize>() + 8
+}
+
 impl fmt::Debug for Payload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Payload({} bytes)", self.bytes.len())

@@ -103,13 +103,12 @@ impl StateMachine {
         let mut jobs = Vec::with_capacity(run.len());
         for (entry, responder) in run {
             let id = entry_id(&entry.log_id);
-            let bytes = payload_bytes(&entry);
             let content = content(entry, &self.memberships)?;
             let respond = responder.map(|responder| {
                 Box::new(move |applied: Applied| responder.send(applied))
                     as Box<dyn FnOnce(_) + Send>
             });
-            jobs.push(Job { id, content, bytes, respond });
+            jobs.push(Job { id, content, respond });
         }
         self.applier.apply(jobs, is_behind).await.map_err(io::Error::other)
     }
@@ -226,18 +225,12 @@ where
     while run.len() < RUN_ENTRIES_MAX && bytes < RUN_BYTES_MAX {
         let Some(item) = entries.next().await else { break };
         let (entry, responder) = item?;
-        bytes += payload_bytes(&entry);
+        if let EntryPayload::Normal(payload) = &entry.payload {
+            bytes += payload.bytes().len();
+        }
         run.push((entry, responder));
     }
     Ok(run)
-}
-
-/// How long the content of an entry is as it is encoded; a membership, which is short, counts for nothing.
-fn payload_bytes(entry: &EntryOf<TypeConfig>) -> usize {
-    match &entry.payload {
-        EntryPayload::Normal(payload) => payload.bytes().len(),
-        EntryPayload::Blank | EntryPayload::Membership(_) => 0,
-    }
 }
 
 /// What the applier is to do for an entry. A membership is noted.
@@ -305,12 +298,9 @@ impl Later for Stretch {
         let entries = self.log.some(next, some).map_err(|error| error.to_string())?;
         let jobs = entries.into_iter().map(|entry| {
             let id = entry_id(&entry.log_id);
-            let bytes = payload_bytes(&entry);
-            let content = content(entry, &self.memberships)?;
-            Ok(Job { id, content, bytes, respond: None })
+            content(entry, &self.memberships).map(|content| Job { id, content, respond: None })
         });
-        let jobs =
-            jobs.collect::<Result<Vec<_>, io::Error>>().map_err(|error| error.to_string())?;
+        let jobs = jobs.collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())?;
         let reached = jobs.last().ok_or_else(|| format!("entry {next} is not in the log"))?;
         lock(&self.reach).next = reached.id.index + 1;
         Ok(jobs)

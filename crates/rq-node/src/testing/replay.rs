@@ -106,7 +106,7 @@ impl Later for UntilLent {
         }
         let index = self.next.fetch_add(1, Ordering::Relaxed);
         let id = EntryId { term: 1, index };
-        let job = Job { id, content: Content::Blank, bytes: 0, respond: None };
+        let job = Job { id, content: Content::Blank, respond: None };
         Ok(Vec::from_iter((index < MOST).then_some(job)))
     }
 }
