@@ -26,7 +26,7 @@ use rq_sql::{
 };
 use rusqlite::Connection;
 
-use crate::{error::SqliteError, prepared::Prepared};
+use crate::{error::SqliteError, prepared::Prepared, work::Meter};
 
 /// Steps between two looks of the progress handler. A budget of steps takes effect at the first
 /// look beyond it, so it is rounded up to the next multiple.
@@ -87,7 +87,7 @@ impl StepBudget {
         let budget = Arc::new(Self::default());
         let handler = Arc::clone(&budget);
         let quantum = i32::try_from(STEP_QUANTUM).expect("the quantum is small");
-        writer.progress_handler(quantum, Some(move || handler.look()))?;
+        writer.progress_handler(quantum, Some(move || !handler.take(1)))?;
         Ok(budget)
     }
 
@@ -108,7 +108,8 @@ impl StepBudget {
     /// What a statement that took `own` steps by its counter has used since [`arm`](Self::arm), with
     /// what ran beneath it. Only known of a statement that was limited.
     pub(crate) fn used(&self, own: u64) -> u64 {
-        self.looks.load(Ordering::Relaxed) * STEP_QUANTUM + own % STEP_QUANTUM
+        let counted = self.looks.load(Ordering::Relaxed).saturating_mul(STEP_QUANTUM);
+        counted.saturating_add(own % STEP_QUANTUM)
     }
 
     /// Allows everything that runs from now on about so many steps together, however many statements it is.
@@ -129,38 +130,37 @@ impl StepBudget {
         self.overdrawn.load(Ordering::Relaxed)
     }
 
-    /// Takes a look from the allowance; false if none is left.
-    fn spend(&self) -> bool {
-        match self.allowance.load(Ordering::Relaxed) {
-            LOOKS_UNLIMITED => true,
-            0 => {
-                self.overdrawn.store(true, Ordering::Relaxed);
-                false
-            }
-            left => {
-                self.allowance.store(left - 1, Ordering::Relaxed);
-                true
-            }
-        }
-    }
-
-    /// Whether the statement must end. One thread at a time uses the connection, so loading and
-    /// storing need not be one operation.
-    fn look(&self) -> bool {
-        if !self.spend() {
+    /// Takes looks from the allowance; false if there are not so many left.
+    fn spend(&self, looks: u64) -> bool {
+        let left = self.allowance.load(Ordering::Relaxed);
+        if left == LOOKS_UNLIMITED {
             return true;
         }
-        if !self.armed.load(Ordering::Relaxed) {
+        self.allowance.store(left.saturating_sub(looks), Ordering::Relaxed);
+        if left < looks {
+            self.overdrawn.store(true, Ordering::Relaxed);
+        }
+        left >= looks
+    }
+}
+
+impl Meter for StepBudget {
+    /// One thread at a time uses the connection, so loading and storing need not be one operation.
+    fn take(&self, looks: u64) -> bool {
+        if !self.spend(looks) {
             return false;
         }
-        self.looks.store(self.looks.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        let left = self.looks_left.load(Ordering::Relaxed);
-        if left == 0 {
-            self.exceeded.store(true, Ordering::Relaxed);
+        if !self.armed.load(Ordering::Relaxed) {
             return true;
         }
-        self.looks_left.store(left - 1, Ordering::Relaxed);
-        false
+        let used = self.looks.load(Ordering::Relaxed).saturating_add(looks);
+        self.looks.store(used, Ordering::Relaxed);
+        let left = self.looks_left.load(Ordering::Relaxed);
+        self.looks_left.store(left.saturating_sub(looks), Ordering::Relaxed);
+        if left < looks {
+            self.exceeded.store(true, Ordering::Relaxed);
+        }
+        left >= looks
     }
 }
 
@@ -276,7 +276,7 @@ mod tests {
     fn looks_until_stopped(steps: u64) -> u64 {
         let budget = StepBudget::default();
         budget.arm(steps);
-        (1..).find(|_| budget.look()).unwrap()
+        (1..).find(|_| !budget.take(1)).unwrap()
     }
 
     #[test]
@@ -292,7 +292,7 @@ mod tests {
         budget.arm(10 * STEP_QUANTUM);
         assert_eq!(budget.used(999), 999);
         // Two looks of its own, one of a statement beneath it.
-        assert!((0..3).all(|_| !budget.look()));
+        assert!((0..3).all(|_| budget.take(1)));
         assert_eq!(budget.used(2 * STEP_QUANTUM + 7), 3 * STEP_QUANTUM + 7);
         budget.arm(10 * STEP_QUANTUM);
         assert_eq!(budget.used(1), 1);
@@ -302,9 +302,9 @@ mod tests {
     fn without_a_limit_or_disarmed_nothing_is_stopped() {
         let budget = StepBudget::default();
         budget.arm(0);
-        assert!((0..1000).all(|_| !budget.look()));
+        assert!((0..1000).all(|_| budget.take(1)));
         budget.arm(1);
         assert!(!budget.disarm());
-        assert!((0..1000).all(|_| !budget.look()));
+        assert!((0..1000).all(|_| budget.take(1)));
     }
 }

@@ -317,9 +317,9 @@ impl<'a> Execution<'a> {
         let changes_before = self.session.connection().total_changes();
         // Counted in pages of the usual size, whatever the database's is.
         let spill = Allowance::of(budget.pages.saturating_mul(SPILL_PAGE_BYTES));
-        let draws = self.session.determine_draws();
+        let guards = (self.session.determine_draws(), self.session.count_work());
         let collected = collect(prepared, shape, self.collector.as_deref_mut());
-        drop((spill, draws));
+        drop((spill, guards));
         prepared.reset();
         let seen = self.session.end_steps(prepared)?;
         self.steps_left = self.steps_left.saturating_sub(seen.steps_used);

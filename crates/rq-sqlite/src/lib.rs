@@ -98,6 +98,7 @@ mod statements;
 mod testing;
 mod transaction;
 mod vfs;
+mod work;
 mod writer;
 
 pub use checkpoint::{Checkpointer, Finish, Fold, WAL_FILE_KEPT, WalSize};

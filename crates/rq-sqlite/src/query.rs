@@ -28,6 +28,7 @@ use crate::{
     prepared::{Compiled, Prepared},
     readers::{CancelFlag, Patience, QueryError, Reader, Readers},
     sql_text::SqlText,
+    work::{Counted, Meter},
 };
 
 /// The VM steps that each statement counts for at least, against the allowance: compiling and
@@ -109,8 +110,9 @@ impl Readers {
         let reader = loan.reader();
         reader.control.start(query, self.temporary_bytes());
         let spill = Allowance::of(self.temporary_bytes());
+        let counted = Counted::by(Arc::clone(&reader.control) as Arc<dyn Meter>);
         let end = reader.run(query, sink);
-        drop(spill);
+        drop((spill, counted));
         match reader.control.stopped() {
             Some(Stop::Allowance) => Ok(QueryEnd::Yielded),
             Some(Stop::Deadline) if query.transaction => Err(QueryError::TransactionOver),
@@ -473,6 +475,12 @@ impl Control {
             "attempt to change database via query operation".clone_into(&mut error.message);
         }
         error
+    }
+}
+
+impl Meter for Control {
+    fn take(&self, looks: u64) -> bool {
+        self.look(looks.saturating_mul(STEPS_PER_LOOK)).is_none()
     }
 }
 

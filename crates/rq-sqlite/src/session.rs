@@ -25,6 +25,7 @@ use crate::{
     prng::Determined,
     sql_text::SqlText,
     statements::{ClientStatement, ClientStatements, Refused},
+    work::{Counted, Meter},
 };
 
 /// The writer connection. Statements come before the connection, so that they are dropped first.
@@ -363,6 +364,11 @@ impl Session {
     /// Whether something was stopped for want of allowed steps; see [`StepBudget::is_overdrawn`].
     pub(crate) fn is_overdrawn(&self) -> bool {
         self.steps.is_overdrawn()
+    }
+
+    /// What functions do within one step counts against the budget until the value returned is dropped.
+    pub(crate) fn count_work(&self) -> Counted {
+        Counted::by(Arc::clone(&self.steps) as Arc<dyn Meter>)
     }
 
     /// What SQLite draws for itself follows from the entry until the value returned is dropped.

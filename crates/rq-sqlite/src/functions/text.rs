@@ -16,7 +16,7 @@ use memchr::memmem;
 use rusqlite::{Connection, ffi};
 
 use super::{Scalar, define};
-use crate::{connection::LONGEST_VALUE, error::SqliteError};
+use crate::{connection::LONGEST_VALUE, error::SqliteError, work};
 
 /// What SQLite keeps in memory for each character of the set to be trimmed, in bytes. A set is too
 /// big if this times its characters exceeds the longest value.
@@ -55,6 +55,10 @@ unsafe extern "C" fn instr(context: *mut ffi::sqlite3_context, _: c_int, argumen
     let Some(haystack) = (unsafe { bytes(haystack, is_blob(haystack)) }) else { return };
     // SAFETY: as above.
     let Some(needle) = (unsafe { bytes(needle, is_blob(needle)) }) else { return };
+    if !work::done((haystack.len() + needle.len()) as u64) {
+        // SAFETY: SQLite passes the context of the running call.
+        return unsafe { work::stop(context) };
+    }
     let position = find(haystack, needle, counts_characters);
     let position = i64::try_from(position).unwrap_or(i64::MAX);
     // SAFETY: SQLite passes the context of the running call.
@@ -97,6 +101,10 @@ unsafe extern "C" fn replace(context: *mut ffi::sqlite3_context, _: c_int, argum
     }
     // SAFETY: as above.
     let Some(replacement) = (unsafe { bytes(argument(2), false) }) else { return };
+    if !work::done((text.len() + pattern.len()) as u64) {
+        // SAFETY: as above.
+        return unsafe { work::stop(context) };
+    }
     let finder = memmem::Finder::new(pattern);
     let found = finder.find_iter(text).count();
     // Each found takes `pattern.len()` bytes of the text; the sum is below 2⁶⁴ as both are below 2³¹.
@@ -104,6 +112,10 @@ unsafe extern "C" fn replace(context: *mut ffi::sqlite3_context, _: c_int, argum
     if length > LONGEST_VALUE.unsigned_abs() as usize {
         // SAFETY: SQLite passes the context of the running call.
         return unsafe { ffi::sqlite3_result_error_toobig(context) };
+    }
+    if !work::done(length as u64) {
+        // SAFETY: as above.
+        return unsafe { work::stop(context) };
     }
     // SAFETY: any size may be asked for.
     let memory = unsafe { ffi::sqlite3_malloc64(length as u64 + 1) }.cast::<u8>();
@@ -165,6 +177,10 @@ unsafe fn trim_ends(
     let Some(mut text) = (unsafe { bytes(text, false) }) else { return };
     // SAFETY: as above.
     let Some(set) = (unsafe { bytes(set, false) }) else { return };
+    if !work::done((text.len() + set.len()) as u64) {
+        // SAFETY: SQLite passes the context of the running call.
+        return unsafe { work::stop(context) };
+    }
     let Some(set) = CharacterSet::new(set) else {
         // SAFETY: SQLite passes the context of the running call.
         return unsafe { ffi::sqlite3_result_error_toobig(context) };
