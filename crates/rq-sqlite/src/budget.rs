@@ -22,11 +22,12 @@ use std::sync::{
 
 use rq_sql::{
     ErrorKind, Origin, SqlError,
-    token::{TokenKind, tokens},
+    split::statements,
+    token::{Token, TokenKind, tokens},
 };
 use rusqlite::Connection;
 
-use crate::{error::SqliteError, prepared::Prepared, work::Meter};
+use crate::{error::SqliteError, statements::ClientStatement, work::Meter};
 
 /// Steps between two looks of the progress handler. A budget of steps takes effect at the first
 /// look beyond it, so it is rounded up to the next multiple.
@@ -40,6 +41,25 @@ const BYTES_PER_STEP: usize = 8;
 
 /// How many comparisons of a parameter's name count for a step.
 const COMPARISONS_PER_STEP: usize = 8;
+
+/// How many bytes of memory count for a step, of a statement that asks for very much to be compiled.
+const COSTLY_BYTES_PER_STEP: u64 = 4;
+
+/// Texts shorter than this, in bytes, have too few parts for their pairs to take long.
+const SHORTEST_TANGLE: usize = 2048;
+
+/// Words that connect parts of a statement which are compared with each other.
+const CONNECTING_WORDS: &[&str] =
+    &["AS", "AND", "OR", "WHEN", "THEN", "BETWEEN", "IS", "LIKE", "GLOB", "IN"];
+
+/// How many pairs of parts count for a step.
+const PAIRS_PER_STEP: u64 = 8;
+
+/// What a pair of windows counts for.
+const STEPS_PER_WINDOW_PAIR: u64 = 300;
+
+/// What the parts of one statement may count for on a connection that has no budget.
+pub(crate) const MOST_TANGLED: u64 = 2_000_000_000;
 
 /// Up to how many slots a statement's parameters are compiled in no time.
 const FEW_PARAMETERS: usize = 64;
@@ -164,9 +184,10 @@ impl Meter for StepBudget {
     }
 }
 
-/// What compiling a statement with this text counts for, besides [`STEPS_PER_COMPILING`]. SQLite compares
-/// each named parameter with all names before it.
-pub(crate) fn compiling(text: &str, prepared: &Prepared) -> u64 {
+/// What compiling a statement with this text counts for, besides [`STEPS_PER_COMPILING`] and [`tangle`]. SQLite
+/// compares each named parameter with all names before it.
+pub(crate) fn compiling(text: &str, statement: &ClientStatement) -> u64 {
+    let Some(prepared) = &statement.compiled.statement else { return 0 };
     let slots = prepared.parameter_count();
     let comparisons = if slots > FEW_PARAMETERS {
         tokens(text)
@@ -177,6 +198,37 @@ pub(crate) fn compiling(text: &str, prepared: &Prepared) -> u64 {
         0
     };
     (text.len() / BYTES_PER_STEP + comparisons / COMPARISONS_PER_STEP) as u64
+        + statement.costly_bytes / COSTLY_BYTES_PER_STEP
+}
+
+/// What the first statement of a text counts for because its parts are compared with each other while it is
+/// compiled: constants, terms of conditions and common table expressions each with all others, windows more
+/// thoroughly. Lists of values have no such parts. To be asked before it is compiled, as nothing stops that.
+pub(crate) fn tangle(text: &str) -> u64 {
+    if text.len() < SHORTEST_TANGLE {
+        return 0;
+    }
+    let statement = statements(text).next().map_or("", |piece| piece.text);
+    let (mut parts, mut windows) = (0_u64, 0_u64);
+    let mut before = None;
+    for token in tokens(statement).filter(Token::is_significant) {
+        match token.kind {
+            TokenKind::Word if token.is_word("OVER") => windows += 1,
+            TokenKind::Word if CONNECTING_WORDS.iter().any(|word| token.is_word(word)) => {
+                parts += 1;
+            }
+            // The sign of a number in a list is no operator.
+            TokenKind::Operator
+                if token.text != "," && token.text != "." && before != Some(",") =>
+            {
+                parts += 1;
+            }
+            _ => {}
+        }
+        before = Some(if token.kind == TokenKind::OpenParenthesis { "," } else { token.text });
+    }
+    let pairs = |count: u64| count.saturating_mul(count);
+    pairs(parts) / PAIRS_PER_STEP + pairs(windows).saturating_mul(STEPS_PER_WINDOW_PAIR)
 }
 
 /// Keeps `max_page_count` of the writer where it must be.
@@ -306,5 +358,24 @@ mod tests {
         budget.arm(1);
         assert!(!budget.disarm());
         assert!((0..1000).all(|_| budget.take(1)));
+    }
+    #[test]
+    fn parts_that_are_compared_with_each_other_count_by_their_pairs() {
+        let list = |item: &str, separator: &str| vec![item; 10_000].join(separator);
+        let with = |text: String| tangle(&text);
+        // Ten thousand rows of three values: the longest lists there are, compiled in one go.
+        assert!(with(format!("INSERT INTO t VALUES {}", list("(1,-2,'three')", ","))) < 100);
+        assert!(with(format!("SELECT a IN ({})", list("-1.5", ", "))) < 100);
+        let cases = format!("SELECT CASE a {} END", list("WHEN 1 THEN 'one'", " "));
+        assert_eq!(with(cases), 20_000 * 20_000 / PAIRS_PER_STEP);
+        let tables = format!("WITH {} SELECT 1", list("c AS (SELECT 1)", ", "));
+        assert_eq!(with(tables), 10_000 * 10_000 / PAIRS_PER_STEP);
+        let windows = format!("SELECT {}", list("sum(a) OVER (ORDER BY b)", "+"));
+        assert!(with(windows) > 10_000 * 10_000 * STEPS_PER_WINDOW_PAIR);
+        // Only of the first statement, which the body of a trigger belongs to.
+        let body = format!("BEGIN SELECT 1; SELECT {}; END;", list("a", "+"));
+        let trigger = format!("CREATE TRIGGER r AFTER INSERT ON t {body}");
+        assert_eq!(with(trigger), 9_999 * 9_999 / PAIRS_PER_STEP);
+        assert_eq!(with(format!("SELECT 1; SELECT {}", list("a", "+"))), 0);
     }
 }

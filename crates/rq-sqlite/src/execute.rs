@@ -153,7 +153,8 @@ impl<'a> Execution<'a> {
         let mut begins_with_read = None;
         loop {
             let rest = text.rest();
-            if let Err(error) = self.charge_compiling(budget::STEPS_PER_COMPILING) {
+            let steps = budget::STEPS_PER_COMPILING.saturating_add(budget::tangle(rest));
+            if let Err(error) = self.charge_compiling(steps) {
                 return Ok(Err(error));
             }
             let mut compiled = match self.session.compile(&mut text) {
@@ -163,8 +164,7 @@ impl<'a> Execution<'a> {
             let tail = compiled.compiled.tail;
             text.advance(tail);
             let following = text.rest();
-            let steps = compiled.compiled.statement.as_ref();
-            let steps = steps.map_or(0, |prepared| budget::compiling(&rest[..tail], prepared));
+            let steps = budget::compiling(&rest[..tail], &compiled);
             if let Err(error) = self.charge_compiling(steps) {
                 return Ok(Err(error));
             }
@@ -317,7 +317,11 @@ impl<'a> Execution<'a> {
         let changes_before = self.session.connection().total_changes();
         // Counted in pages of the usual size, whatever the database's is.
         let spill = Allowance::of(budget.pages.saturating_mul(SPILL_PAGE_BYTES));
-        let guards = (self.session.determine_draws(), self.session.count_work());
+        let guards = (
+            self.session.determine_draws(),
+            self.session.count_work(),
+            memory::Account::open(memory::Charge::Values),
+        );
         let collected = collect(prepared, shape, self.collector.as_deref_mut());
         drop((spill, guards));
         prepared.reset();

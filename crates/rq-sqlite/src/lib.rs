@@ -24,7 +24,8 @@
 //! 3. `Execution::run_string` takes each statement of a string from the cache or compiles it under a
 //!    client's rights (`statements`); the authorizer judges it and says what it is (`facts`).
 //! 4. BEGIN and its like are mapped on savepoints (`transaction`), PRAGMAs that last are executed by
-//!    us, everything else is stepped under the request's budget (`budget`).
+//!    us, everything else is stepped under the request's budget (`budget`), which is charged what functions
+//!    do within one step as well (`work`) and what large values are made (`memory`).
 //! 5. A statement that ended the whole transaction, or a deferred foreign key found violated, is
 //!    noted in the `Plan`, and the entry is run again from 2 with what is known now (`plan`).
 //! 6. `State::set_applied`, COMMIT, and the outcomes go back.

@@ -1,24 +1,60 @@
-//! Tells memory that really ran out from a size SQLite refuses to allocate.
+//! SQLite's allocator: tells memory that really ran out from memory that is not given.
 //!
 //! SQLite reports one and the same `SQLITE_NOMEM` when the allocator has no memory left (a failure
-//! of this node) and when a single allocation would exceed 2³¹ − 257 bytes (a result, equal on all
-//! nodes, which would otherwise be tried again for ever). Only the first comes out of the allocator.
-//! So SQLite's allocator is called through here, and calls that gave no memory are counted for the
-//! thread that made them. Nothing else about them is changed.
+//! of this node), when a single allocation would exceed 2³¹ − 257 bytes, and when a statement wants more
+//! than it is given here (results, equal on all nodes, which would otherwise be tried again for ever).
+//! Only the first comes out of the allocator. So SQLite's allocator is called through here, and calls
+//! that gave no memory are counted for the thread that made them.
+//!
+//! While an [`Account`] is open, what its thread allocates is counted, and refused beyond a limit. A text
+//! of some hundred bytes can otherwise take all memory there is: by nested subqueries whose expressions
+//! are put into each other, or by a row of many long values, each of them allowed. On the writer a
+//! refusal is a result, so there it must follow from the statement and the database alone: a statement
+//! that is compiled is charged all it asks for, whatever it gives back, one that runs what it holds in
+//! values of [`LARGE`] bytes or more, which page caches, schemas and the like never are. To allocate
+//! such a value is work ([`work`](crate::work)) besides.
 
-#![expect(unsafe_code, reason = "replaces SQLite's allocator by one that counts its failures")]
+#![expect(unsafe_code, reason = "replaces SQLite's allocator by one that counts")]
 
 use std::{
     cell::Cell,
     ffi::{c_int, c_void},
     ptr,
-    sync::OnceLock,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
-use rusqlite::ffi;
+use rusqlite::{Connection, ffi};
+
+use crate::{error::SqliteError, work};
+
+/// What the smallest large allocation has, in bytes. Page caches and what belongs to them never ask for
+/// so much at once.
+const LARGE: usize = 1 << 20;
+
+/// The values of a statement that runs may take so much memory together, in bytes: eight of the longest.
+const VALUES_MOST: u64 = 1 << 30;
+
+/// A read may allocate so much memory, in bytes, for whatever.
+const READ_MOST: u64 = 1 << 30;
+
+/// All reads together may hold so much, in bytes.
+const READS_MOST: u64 = 2 << 30;
+
+/// A read adds to what all hold in portions of so many bytes.
+const READS_PORTION: u64 = 1 << 20;
+
+/// How many bytes of a large allocation count for one that a function looks at.
+const ALLOCATED_PER_LOOKED_AT: usize = 4;
+
+/// What all reads hold, in whole portions of each.
+static READS_HELD: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
     static FAILED_ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+    static LEDGER: Ledger = const { Ledger::closed() };
 }
 
 /// How many allocations of this thread's SQLite calls failed so far. Compare two of them.
@@ -32,11 +68,181 @@ pub(crate) fn ran_out_since(before: u64) -> bool {
     !matches!(ORIGINAL.get(), Some(Some(_))) || failed_allocations() != before
 }
 
-type Allocate = unsafe extern "C" fn(c_int) -> *mut c_void;
-type Resize = unsafe extern "C" fn(*mut c_void, c_int) -> *mut c_void;
+/// What is charged to an account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Charge {
+    /// Everything that is asked for, up to so many bytes; what is given back stays charged.
+    Asked {
+        /// Bytes.
+        most: u64,
+    },
+    /// What is held in large allocations, up to [`VALUES_MOST`].
+    Values,
+    /// What is held, up to [`READ_MOST`], and by all such accounts together, up to [`READS_MOST`].
+    Held,
+}
 
-/// SQLite's own allocator; `None` if it could not be replaced.
-static ORIGINAL: OnceLock<Option<(Allocate, Resize)>> = OnceLock::new();
+/// Charges what this thread's SQLite calls allocate, until it is dropped. One at a time.
+pub(crate) struct Account(());
+
+impl Account {
+    /// Opens an account with nothing charged to it.
+    pub(crate) fn open(charge: Charge) -> Self {
+        LEDGER.with(|ledger| {
+            debug_assert_eq!(ledger.charge.get(), None, "an account is open");
+            ledger.charge.set(Some(charge));
+            ledger.charged.set(0);
+            ledger.most.set(match charge {
+                Charge::Asked { most } => most,
+                Charge::Values => VALUES_MOST,
+                Charge::Held => READ_MOST,
+            });
+            ledger.has_refused.set(false);
+        });
+        Self(())
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        LEDGER.with(|ledger| {
+            ledger.charge.set(None);
+            READS_HELD.fetch_sub(ledger.shared.take(), Ordering::Relaxed);
+        });
+    }
+}
+
+/// Whether memory was refused because this thread's account was used up, since it was opened or
+/// [`narrowed`](Narrowed).
+pub(crate) fn has_refused() -> bool {
+    LEDGER.with(|ledger| ledger.has_refused.get())
+}
+
+/// Lowers the limit of this thread's account, until it is dropped.
+pub(crate) struct Narrowed {
+    most: u64,
+}
+
+impl Narrowed {
+    /// To so many bytes more than are charged now.
+    pub(crate) fn to(more: u64) -> Self {
+        LEDGER.with(|ledger| {
+            let most = ledger.most.get();
+            ledger.most.set(most.min(ledger.charged.get().saturating_add(more)));
+            ledger.has_refused.set(false);
+            Self { most }
+        })
+    }
+}
+
+impl Drop for Narrowed {
+    fn drop(&mut self) {
+        LEDGER.with(|ledger| ledger.most.set(self.most));
+    }
+}
+
+/// What is charged to this thread's account, in bytes; 0 if none is open.
+pub(crate) fn charged() -> u64 {
+    LEDGER.with(|ledger| ledger.charge.get().map_or(0, |_| ledger.charged.get()))
+}
+
+/// The account of a thread.
+struct Ledger {
+    charge: Cell<Option<Charge>>,
+    charged: Cell<u64>,
+    most: Cell<u64>,
+    /// What of it is part of [`READS_HELD`].
+    shared: Cell<u64>,
+    has_refused: Cell<bool>,
+}
+
+impl Ledger {
+    const fn closed() -> Self {
+        Self {
+            charge: Cell::new(None),
+            charged: Cell::new(0),
+            most: Cell::new(0),
+            shared: Cell::new(0),
+            has_refused: Cell::new(false),
+        }
+    }
+
+    /// Charges an allocation that grows or shrinks from `old` to `new` bytes; false if it is refused.
+    fn charge(&self, charge: Charge, old: usize, new: usize) -> bool {
+        let large = |bytes: usize| if bytes >= LARGE { bytes as u64 } else { 0 };
+        let (given_back, asked) = match charge {
+            Charge::Asked { .. } => (0, new as u64),
+            Charge::Values => (large(old), large(new)),
+            Charge::Held => (old as u64, new as u64),
+        };
+        let charged = self.charged.get().saturating_sub(given_back).saturating_add(asked);
+        let grows = asked > given_back;
+        if grows && (charged > self.most.get() || (charge == Charge::Held && !self.share(charged)))
+        {
+            self.has_refused.set(true);
+            return false;
+        }
+        self.charged.set(charged);
+        if grows && new >= LARGE && !matches!(charge, Charge::Asked { .. }) {
+            // Who has no steps left is stopped when next looked at.
+            work::done(((new - old) / ALLOCATED_PER_LOOKED_AT) as u64);
+        }
+        true
+    }
+
+    /// Charges all reads together with what one holds now; false if that is too much.
+    fn share(&self, charged: u64) -> bool {
+        let (shared, portions) = (self.shared.get(), charged - charged % READS_PORTION);
+        if portions == shared {
+            return true;
+        }
+        if portions > shared {
+            let more = portions - shared;
+            if READS_HELD.fetch_add(more, Ordering::Relaxed).saturating_add(more) > READS_MOST {
+                READS_HELD.fetch_sub(more, Ordering::Relaxed);
+                return false;
+            }
+        } else {
+            READS_HELD.fetch_sub(shared - portions, Ordering::Relaxed);
+        }
+        self.shared.set(portions);
+        true
+    }
+}
+
+/// Makes a connection that was just opened ask the allocator for everything. It otherwise keeps some memory
+/// for small things, and how much of it is taken depends on what the connection did before.
+///
+/// # Errors
+/// What SQLite says: some of that memory is in use.
+pub(crate) fn forgo_lookaside(connection: &Connection) -> Result<(), SqliteError> {
+    let (none, option) = (ptr::null_mut::<c_void>(), ffi::SQLITE_DBCONFIG_LOOKASIDE);
+    // SAFETY: the handle is used for the next call alone while the connection is borrowed.
+    let database = unsafe { connection.handle() };
+    // SAFETY: the option takes a buffer, the size of a slot and their number.
+    let code = unsafe { ffi::sqlite3_db_config(database, option, none, 0 as c_int, 0 as c_int) };
+    if code == ffi::SQLITE_OK {
+        return Ok(());
+    }
+    Err(SqliteError { code, message: "giving up lookaside memory failed".to_owned() })
+}
+
+type Allocate = unsafe extern "C" fn(c_int) -> *mut c_void;
+type Free = unsafe extern "C" fn(*mut c_void);
+type Resize = unsafe extern "C" fn(*mut c_void, c_int) -> *mut c_void;
+type Size = unsafe extern "C" fn(*mut c_void) -> c_int;
+
+/// SQLite's own allocator.
+#[derive(Clone, Copy)]
+struct Original {
+    allocate: Allocate,
+    free: Free,
+    resize: Resize,
+    size: Size,
+}
+
+/// It; `None` if it could not be replaced.
+static ORIGINAL: OnceLock<Option<Original>> = OnceLock::new();
 
 /// Makes the process' SQLite count. Must come before any other call into SQLite; later it leaves
 /// everything as it is. Further calls do nothing.
@@ -46,8 +252,14 @@ pub(crate) fn install() {
         let mut methods: ffi::sqlite3_mem_methods = unsafe { std::mem::zeroed() };
         // SAFETY: SQLite fills in the structure this option asks for.
         let code = unsafe { ffi::sqlite3_config(ffi::SQLITE_CONFIG_GETMALLOC, &raw mut methods) };
-        let original = (methods.xMalloc?, methods.xRealloc?);
+        let original = Original {
+            allocate: methods.xMalloc?,
+            free: methods.xFree?,
+            resize: methods.xRealloc?,
+            size: methods.xSize?,
+        };
         methods.xMalloc = Some(count_allocate);
+        methods.xFree = Some(count_free);
         methods.xRealloc = Some(count_resize);
         if code != ffi::SQLITE_OK {
             return None;
@@ -59,17 +271,54 @@ pub(crate) fn install() {
 }
 
 unsafe extern "C" fn count_allocate(bytes: c_int) -> *mut c_void {
-    let Some(Some((allocate, _))) = ORIGINAL.get() else { return ptr::null_mut() };
+    let Some(Some(original)) = ORIGINAL.get() else { return ptr::null_mut() };
+    if !charge(0, bytes) {
+        return ptr::null_mut();
+    }
     // SAFETY: SQLite's own argument is handed on to its own allocator.
-    let memory = unsafe { allocate(bytes) };
+    let memory = unsafe { (original.allocate)(bytes) };
     note(memory)
 }
 
+unsafe extern "C" fn count_free(memory: *mut c_void) {
+    let Some(Some(original)) = ORIGINAL.get() else { return };
+    // SAFETY: as for the call below.
+    charge(unsafe { charged_size(original, memory) }, 0);
+    // SAFETY: SQLite's own argument is handed on to its own allocator.
+    unsafe { (original.free)(memory) };
+}
+
 unsafe extern "C" fn count_resize(memory: *mut c_void, bytes: c_int) -> *mut c_void {
-    let Some(Some((_, resize))) = ORIGINAL.get() else { return ptr::null_mut() };
-    // SAFETY: as above.
-    let memory = unsafe { resize(memory, bytes) };
+    let Some(Some(original)) = ORIGINAL.get() else { return ptr::null_mut() };
+    // SAFETY: as for the call below.
+    let old = unsafe { charged_size(original, memory) };
+    if !charge(old, bytes) {
+        return ptr::null_mut();
+    }
+    // SAFETY: SQLite's own arguments are handed on to its own allocator.
+    let memory = unsafe { (original.resize)(memory, bytes) };
     note(memory)
+}
+
+/// The size of an allocation, if this thread has an account.
+///
+/// # Safety
+/// `memory` is null or was allocated by SQLite's allocator.
+unsafe fn charged_size(original: &Original, memory: *mut c_void) -> c_int {
+    if memory.is_null() || LEDGER.with(|ledger| ledger.charge.get().is_none()) {
+        return 0;
+    }
+    // SAFETY: the caller's promise.
+    unsafe { (original.size)(memory) }
+}
+
+/// Charges this thread's account, if it has one; false if memory is refused.
+fn charge(old: c_int, new: c_int) -> bool {
+    let bytes = |size: c_int| usize::try_from(size).unwrap_or_default();
+    LEDGER.with(|ledger| match ledger.charge.get() {
+        Some(charge) => ledger.charge(charge, bytes(old), bytes(new)),
+        None => true,
+    })
 }
 
 fn note(memory: *mut c_void) -> *mut c_void {

@@ -23,10 +23,14 @@ use std::{
 use rq_sql::{Column, ValueRef};
 use rusqlite::{Connection, ffi};
 
-use crate::{error::SqliteError, sql_text::SqlText};
+use crate::{error::SqliteError, memory, sql_text::SqlText};
 
 /// SQL texts longer than this are compiled anew each time, so that a cache cannot hold much memory.
 const LONGEST_CACHED_TEXT: usize = 16 * 1024;
+
+/// A statement for which more than this many bytes were allocated is compiled anew each time, for the
+/// same reason.
+const MOST_CACHED_MEMORY: u64 = 1 << 20;
 
 /// A function of SQLite that tells a text about a column.
 type ColumnText = unsafe extern "C" fn(*mut ffi::sqlite3_stmt, c_int) -> *const c_char;
@@ -52,6 +56,8 @@ unsafe impl Send for Prepared {}
 pub(crate) struct Compiled {
     /// The whole text it was compiled from, if it may be cached.
     text: Option<Box<str>>,
+    /// Whether it takes so much memory that it must not be cached.
+    pub(crate) is_heavy: bool,
     /// The statement; `None` if the text begins with nothing but blanks and comments up to `tail`.
     pub(crate) statement: Option<Prepared>,
     /// The offset in bytes behind the statement.
@@ -59,7 +65,8 @@ pub(crate) struct Compiled {
 }
 
 impl Compiled {
-    /// Compiles the first statement of what is left of `text`, and moves nothing.
+    /// Compiles the first statement of what is left of `text`, and moves nothing. What that takes is charged
+    /// to the thread's [`Account`](memory::Account).
     ///
     /// # Errors
     /// Whatever SQLite says to the text; a NUL byte in it.
@@ -69,8 +76,11 @@ impl Compiled {
     ) -> Result<Self, SqliteError> {
         let rest = text.rest();
         let cacheable = rest.len() <= LONGEST_CACHED_TEXT;
+        let charged = memory::charged();
         let (statement, tail) = Prepared::new(connection, text, cacheable)?;
-        Ok(Self { text: cacheable.then(|| rest.into()), statement, tail })
+        let is_heavy = memory::charged().saturating_sub(charged) > MOST_CACHED_MEMORY;
+        let text = (cacheable && !is_heavy).then(|| rest.into());
+        Ok(Self { text, is_heavy, statement, tail })
     }
 }
 
@@ -417,7 +427,7 @@ impl StatementCache {
         let known = Some(text.rest()).filter(|rest| rest.len() <= LONGEST_CACHED_TEXT);
         match known.and_then(|rest| self.kept.remove_entry(rest)) {
             Some((text, Kept { statement, tail, .. })) => {
-                Ok(Compiled { text: Some(text), statement, tail })
+                Ok(Compiled { text: Some(text), is_heavy: false, statement, tail })
             }
             None => Compiled::new(connection, text),
         }
@@ -425,7 +435,7 @@ impl StatementCache {
 
     /// Takes a statement back after use: it is reset and its bindings are dropped.
     pub(crate) fn put(&mut self, compiled: Compiled) {
-        let Compiled { text: Some(text), mut statement, tail } = compiled else { return };
+        let Compiled { text: Some(text), mut statement, tail, .. } = compiled else { return };
         if let Some(statement) = &mut statement {
             statement.reset();
             statement.clear_bindings();

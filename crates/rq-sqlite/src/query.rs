@@ -22,12 +22,14 @@ use rusqlite::ffi;
 
 use crate::{
     bind::Arguments,
+    budget,
     disk_full::{self, Allowance},
     error::SqliteError,
-    memory,
+    memory::{self, Account, Charge, Narrowed},
     prepared::{Compiled, Prepared},
     readers::{CancelFlag, Patience, QueryError, Reader, Readers},
     sql_text::SqlText,
+    statements::{most_compiling_bytes, too_complex},
     work::{Counted, Meter},
 };
 
@@ -111,8 +113,9 @@ impl Readers {
         reader.control.start(query, self.temporary_bytes());
         let spill = Allowance::of(self.temporary_bytes());
         let counted = Counted::by(Arc::clone(&reader.control) as Arc<dyn Meter>);
+        let account = Account::open(Charge::Held);
         let end = reader.run(query, sink);
-        drop((spill, counted));
+        drop((spill, counted, account));
         match reader.control.stopped() {
             Some(Stop::Allowance) => Ok(QueryEnd::Yielded),
             Some(Stop::Deadline) if query.transaction => Err(QueryError::TransactionOver),
@@ -133,6 +136,7 @@ impl Readers {
         let patience = deadline.map_or(Patience::Endless, Patience::Until);
         let loan = self.take(patience, None)?;
         let mut loan = loan.ok_or(QueryError::NoConnectionInTime)?;
+        let _account = Account::open(Charge::Held);
         Ok(loan.reader().classify(&statement.sql))
     }
 }
@@ -220,8 +224,7 @@ impl Reader {
             // VACUUM leaves one behind that is not meant.
             refusal();
             let mut compiled = self
-                .statements
-                .take(&self.connection, text)
+                .compile(text)
                 .map_err(|error| explain_refusal(self.control.explain(error), refusal()))?;
             if compiled.statement.as_ref().is_some_and(Prepared::is_explain) {
                 compiled = self.explain_anew(text)?;
@@ -241,6 +244,20 @@ impl Reader {
         Ok(None)
     }
 
+    /// Takes the next statement out of the cache or compiles it.
+    fn compile(&mut self, text: &mut SqlText<'_>) -> Result<Compiled, SqliteError> {
+        if budget::tangle(text.rest()) > budget::MOST_TANGLED {
+            return Err(too_complex());
+        }
+        let narrowed = Narrowed::to(most_compiling_bytes(text));
+        let compiled = self.statements.take(&self.connection, text);
+        if compiled.is_err() && memory::has_refused() {
+            return Err(too_complex());
+        }
+        drop(narrowed);
+        compiled
+    }
+
     /// Compiles an EXPLAIN against the newest schema: run alone it never looks whether that changed.
     fn explain_anew(&mut self, text: &mut SqlText<'_>) -> Result<Compiled, SqlError> {
         let looked = self.look.step();
@@ -253,7 +270,7 @@ impl Reader {
     fn classify(&mut self, sql: &str) -> ReadOrWrite {
         let mut text = SqlText::new(sql);
         while !text.is_at_end() {
-            let Ok(compiled) = self.statements.take(&self.connection, &mut text) else {
+            let Ok(compiled) = self.compile(&mut text) else {
                 return ReadOrWrite::Write;
             };
             text.advance(compiled.tail.max(1));

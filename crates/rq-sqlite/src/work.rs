@@ -64,7 +64,11 @@ pub(crate) fn done(bytes: u64) -> bool {
         return true;
     }
     REST.set(sum % BYTES_PER_LOOK);
-    METER.with_borrow(|meter| meter.as_ref().is_none_or(|meter| meter.take(sum / BYTES_PER_LOOK)))
+    let take = |meter: &RefCell<Option<Arc<dyn Meter>>>| {
+        meter.borrow().as_ref().is_none_or(|meter| meter.take(sum / BYTES_PER_LOOK))
+    };
+    // SQLite may free memory while its thread ends.
+    METER.try_with(take).unwrap_or(true)
 }
 
 /// Ends a call that was told to end, and with it its statement.

@@ -1,9 +1,11 @@
 //! Entries by the handful, and engines to feed them to.
 
-use rq_sql::{Outcome, Statement};
+use std::time::Duration;
+
+use rq_sql::{Column, End, Outcome, ResultSink, SinkError, Statement, ValueRef};
 use rq_sqlite::{
     Applied, ApplyError, Budget, Database, Entry, EntryId, Image, LocalError, Maintenance, Mode,
-    OpenError, Operation, Options, Request, Settings, WriterOptions,
+    OpenError, Operation, Options, Query, QueryEnd, Request, Settings, WriterOptions,
 };
 use tempfile::TempDir;
 
@@ -14,6 +16,26 @@ pub(crate) enum Work {
     Membership(Vec<u8>),
     Batch(Vec<Request>),
     Maintenance(Maintenance),
+}
+
+/// How statements ended, without their rows.
+#[derive(Debug, Default)]
+struct Ends(Vec<End>);
+
+impl ResultSink for Ends {
+    fn columns(&mut self, _: &[Column]) {}
+
+    fn row(&mut self, _: &[ValueRef<'_>]) -> Result<(), SinkError> {
+        Ok(())
+    }
+
+    fn end(&mut self, end: End, _: Duration) {
+        self.0.push(end);
+    }
+
+    fn reset(&mut self) {
+        self.0.clear();
+    }
 }
 
 /// All of an entry but its place.
@@ -134,6 +156,16 @@ impl Engine {
         let outcome = applied.requests.remove(0);
         assert_eq!(outcome.error, None);
         outcome.results.into_iter().map(|result| result.outcome).collect()
+    }
+
+    /// How statements end on a reader.
+    pub(crate) fn read(&mut self, texts: &[&str]) -> Vec<End> {
+        let statements: Vec<Statement> = texts.iter().map(|sql| Statement::new(*sql)).collect();
+        let query = Query { statements: &statements, ..Query::default() };
+        let mut ends = Ends::default();
+        let end = self.parts().readers.query(&query, &mut ends).unwrap();
+        assert_eq!(end, QueryEnd::Done);
+        ends.0
     }
 
     /// Applies statements that must succeed.

@@ -292,7 +292,7 @@ fn pragma(dice: &mut Dice) -> String {
 /// Statements that would not end soon, or fill the disk.
 fn runaway(dice: &mut Dice) -> String {
     let bound = 100 << dice.below(6);
-    match dice.below(4) {
+    match dice.below(8) {
         0 => format!(
             "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT {bound}) \
              INSERT INTO t (a) SELECT i % 60 FROM n"
@@ -305,6 +305,28 @@ fn runaway(dice: &mut Dice) -> String {
             "INSERT INTO big (x) SELECT random() || printf('%.*c', 3000, 'x') FROM t LIMIT {}",
             bound / 4
         ),
+        // Steps that do much each: they count by what they look at and by what they allocate.
+        3 => format!(
+            "INSERT INTO log (what, x) SELECT 'work', sum(instr(x, 'y') + (x LIKE '%xxxxxxxxxxy%')) FROM \
+             (SELECT replace(printf('%.*c', 30000, 'z'), 'z', 'x') || a AS x FROM t LIMIT {})",
+            bound / 16
+        ),
+        4 => format!(
+            "INSERT INTO log (what, x) SELECT 'long', sum(length(hex(zeroblob(600000 + a)) || 'x')) \
+             FROM (SELECT a FROM t LIMIT {})",
+            bound / 100
+        ),
+        // Compiling takes twice as much with each level.
+        5 => {
+            let levels = 12 + dice.below(5);
+            let doubled = (0..levels).fold("SELECT id AS x FROM p".to_owned(), |inner, _| {
+                format!("SELECT x + x AS x FROM ({inner})")
+            });
+            format!(
+                "INSERT INTO log (what, x) {}",
+                doubled.replacen("SELECT ", "SELECT 'sum', ", 1)
+            )
+        }
         _ => "DELETE FROM t WHERE id > 500".to_owned(),
     }
 }

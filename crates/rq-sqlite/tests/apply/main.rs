@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
+mod complex;
 mod determinism;
 mod faults;
 mod harness;

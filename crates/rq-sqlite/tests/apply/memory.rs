@@ -1,9 +1,6 @@
 //! Values too large for SQLite's allocator or limits: results like any other, never a standstill.
 
-use std::time::Duration;
-
-use rq_sql::{Column, End, ErrorKind, Outcome, ResultSink, SinkError, Statement, Value, ValueRef};
-use rq_sqlite::{Query, QueryEnd};
+use rq_sql::{End, ErrorKind, Outcome, Value};
 
 use crate::harness::{Engine, Item, execute, transaction, unified};
 
@@ -48,32 +45,9 @@ fn an_allocation_sqlite_refuses_is_an_error_of_its_statement() {
 
 fn readers_say_the_same(engine: &mut Engine) {
     let refused = REFUSED.trim_start_matches("INSERT INTO t ");
-    let statements = [refused, "SELECT a FROM t"].map(Statement::new);
-    let query = Query { statements: &statements, ..Query::default() };
-    let mut ends = Ends::default();
-    assert_eq!(engine.parts().readers.query(&query, &mut ends).unwrap(), QueryEnd::Done);
-    let [End::Error(error), End::Rows] = &ends.0[..] else { panic!("{ends:?}") };
+    let ends = engine.read(&[refused, "SELECT a FROM t"]);
+    let [End::Error(error), End::Rows] = &ends[..] else { panic!("{ends:?}") };
     assert_eq!((error.kind, error.message.as_str()), (ErrorKind::TooBig, TOO_LARGE));
-}
-
-/// How statements ended, without their rows.
-#[derive(Debug, Default)]
-struct Ends(Vec<End>);
-
-impl ResultSink for Ends {
-    fn columns(&mut self, _: &[Column]) {}
-
-    fn row(&mut self, _: &[ValueRef<'_>]) -> Result<(), SinkError> {
-        Ok(())
-    }
-
-    fn end(&mut self, end: End, _: Duration) {
-        self.0.push(end);
-    }
-
-    fn reset(&mut self) {
-        self.0.clear();
-    }
 }
 
 #[test]
@@ -92,14 +66,35 @@ fn values_end_at_128_mebibytes_and_patterns_at_4096_bytes() {
             _ => None,
         };
         assert_eq!(found, expected, "written: {sql}");
-        let statements = [Statement::new(sql)];
-        let query = Query { statements: &statements, ..Query::default() };
-        let mut ends = Ends::default();
-        engine.parts().readers.query(&query, &mut ends).unwrap();
-        let found = match &ends.0[0] {
+        let ends = engine.read(&[sql]);
+        let found = match &ends[0] {
             End::Error(error) => Some(error.message.as_str()),
             _ => None,
         };
         assert_eq!(found, expected, "read: {sql}");
     }
+}
+
+/// Each value is within its limit, and all are in memory at once.
+#[test]
+fn a_row_of_many_long_values_takes_no_more_memory_than_a_statement_may() {
+    let mut engine = Engine::new();
+    engine.execute(&["CREATE TABLE t (a)", "INSERT INTO t VALUES (1)"]);
+    let values: Vec<_> =
+        (0..300).map(|more| format!("hex(zeroblob({}))", 60_000_000 + more)).collect();
+    let row = format!("SELECT max(1, {}) FROM t", values.join(", "));
+    let outcomes = engine.run(execute(&[
+        &format!("INSERT INTO t {row}"),
+        &format!(
+            "INSERT INTO t SELECT length(s) FROM (SELECT {} AS s FROM t)",
+            values[..3].join("||")
+        ),
+        "INSERT INTO t VALUES (2)",
+    ]));
+    assert_eq!(error(&outcomes[0]), (ErrorKind::TooBig, TOO_LARGE));
+    assert_eq!(error(&outcomes[1]), (ErrorKind::TooBig, "string or blob too big"));
+    assert!(done(&outcomes[2]));
+    let ends = engine.read(&[row.as_str(), "SELECT a FROM t"]);
+    let [End::Error(refused), End::Rows] = &ends[..] else { panic!("{ends:?}") };
+    assert_eq!((refused.kind, refused.message.as_str()), (ErrorKind::TooBig, TOO_LARGE));
 }
