@@ -320,7 +320,7 @@ impl<'a> Execution<'a> {
         let guards = (
             self.session.determine_draws(),
             self.session.count_work(),
-            memory::Account::open(memory::Charge::Values),
+            memory::Account::open(self.session.values_charge()),
         );
         let collected = collect(prepared, shape, self.collector.as_deref_mut());
         drop((spill, guards));

@@ -9,15 +9,17 @@
 //! While an [`Account`] is open, what its thread allocates is counted, and refused beyond a limit. A text
 //! of some hundred bytes can otherwise take all memory there is: by nested subqueries whose expressions
 //! are put into each other, or by a row of many long values, each of them allowed. On the writer a
-//! refusal is a result, so there it must follow from the statement and the database alone: a statement
-//! that is compiled is charged all it asks for, whatever it gives back, one that runs what it holds in
-//! values of [`LARGE`] bytes or more, which page caches, schemas and the like never are. To allocate
-//! such a value is work ([`work`](crate::work)) besides.
+//! refusal is a result, so there it must follow from the statement and the database alone. A statement
+//! that is compiled is charged all it asks for, whatever it gives back. One that runs is charged what it
+//! holds in values that are larger than a page, so that what the page cache does is left out; tables of
+//! the cache may be large as well, but SQLite says that it can do without them (it calls that *benign*),
+//! and those are left out too. To allocate much at once is work ([`work`](crate::work)) besides.
 
 #![expect(unsafe_code, reason = "replaces SQLite's allocator by one that counts")]
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
+    collections::BTreeSet,
     ffi::{c_int, c_void},
     ptr,
     sync::{
@@ -30,11 +32,11 @@ use rusqlite::{Connection, ffi};
 
 use crate::{error::SqliteError, work};
 
-/// What the smallest large allocation has, in bytes. Page caches and what belongs to them never ask for
-/// so much at once.
-const LARGE: usize = 1 << 20;
+/// What the page cache allocates for a page besides the page itself is less, in bytes.
+const BESIDE_A_PAGE: usize = 4096;
 
-/// The values of a statement that runs may take so much memory together, in bytes: eight of the longest.
+/// The large values of a statement that runs may take so much memory together, in bytes: eight of the
+/// longest there are.
 const VALUES_MOST: u64 = 1 << 30;
 
 /// A read may allocate so much memory, in bytes, for whatever.
@@ -46,6 +48,10 @@ const READS_MOST: u64 = 2 << 30;
 /// A read adds to what all hold in portions of so many bytes.
 const READS_PORTION: u64 = 1 << 20;
 
+/// What the smallest allocation has that counts as work, in bytes. The journal of a statement, which is kept
+/// in memory at first, asks for less.
+const LEAST_WORK: usize = 128 << 10;
+
 /// How many bytes of a large allocation count for one that a function looks at.
 const ALLOCATED_PER_LOOKED_AT: usize = 4;
 
@@ -55,6 +61,8 @@ static READS_HELD: AtomicU64 = AtomicU64::new(0);
 thread_local! {
     static FAILED_ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
     static LEDGER: Ledger = const { Ledger::closed() };
+    /// The allocations charged to an account of [`Charge::Values`].
+    static VALUES: RefCell<BTreeSet<usize>> = const { RefCell::new(BTreeSet::new()) };
 }
 
 /// How many allocations of this thread's SQLite calls failed so far. Compare two of them.
@@ -76,10 +84,20 @@ pub(crate) enum Charge {
         /// Bytes.
         most: u64,
     },
-    /// What is held in large allocations, up to [`VALUES_MOST`].
-    Values,
+    /// What is held in large values, up to [`VALUES_MOST`].
+    Values {
+        /// What the smallest has, in bytes.
+        large: usize,
+    },
     /// What is held, up to [`READ_MOST`], and by all such accounts together, up to [`READS_MOST`].
     Held,
+}
+
+impl Charge {
+    /// The large values of a statement in a database of this page size.
+    pub(crate) fn values(page_size: usize) -> Self {
+        Self::Values { large: page_size + BESIDE_A_PAGE }
+    }
 }
 
 /// Charges what this thread's SQLite calls allocate, until it is dropped. One at a time.
@@ -94,7 +112,7 @@ impl Account {
             ledger.charged.set(0);
             ledger.most.set(match charge {
                 Charge::Asked { most } => most,
-                Charge::Values => VALUES_MOST,
+                Charge::Values { .. } => VALUES_MOST,
                 Charge::Held => READ_MOST,
             });
             ledger.has_refused.set(false);
@@ -106,7 +124,9 @@ impl Account {
 impl Drop for Account {
     fn drop(&mut self) {
         LEDGER.with(|ledger| {
-            ledger.charge.set(None);
+            if matches!(ledger.charge.take(), Some(Charge::Values { .. })) {
+                VALUES.with_borrow_mut(BTreeSet::clear);
+            }
             READS_HELD.fetch_sub(ledger.shared.take(), Ordering::Relaxed);
         });
     }
@@ -154,6 +174,8 @@ struct Ledger {
     /// What of it is part of [`READS_HELD`].
     shared: Cell<u64>,
     has_refused: Cell<bool>,
+    /// Whether SQLite can do without what it asks for.
+    is_benign: Cell<bool>,
 }
 
 impl Ledger {
@@ -164,26 +186,31 @@ impl Ledger {
             most: Cell::new(0),
             shared: Cell::new(0),
             has_refused: Cell::new(false),
+            is_benign: Cell::new(false),
+        }
+    }
+
+    /// What an allocation made now is charged as.
+    fn charge_now(&self) -> Option<Charge> {
+        match self.charge.get() {
+            Some(Charge::Values { .. }) if self.is_benign.get() => None,
+            charge => charge,
         }
     }
 
     /// Charges an allocation that grows or shrinks from `old` to `new` bytes; false if it is refused.
     fn charge(&self, charge: Charge, old: usize, new: usize) -> bool {
-        let large = |bytes: usize| if bytes >= LARGE { bytes as u64 } else { 0 };
-        let (given_back, asked) = match charge {
-            Charge::Asked { .. } => (0, new as u64),
-            Charge::Values => (large(old), large(new)),
-            Charge::Held => (old as u64, new as u64),
-        };
-        let charged = self.charged.get().saturating_sub(given_back).saturating_add(asked);
-        let grows = asked > given_back;
-        if grows && (charged > self.most.get() || (charge == Charge::Held && !self.share(charged)))
-        {
+        let is_compiling = matches!(charge, Charge::Asked { .. });
+        let given_back = if is_compiling { 0 } else { old };
+        let charged = self.charged.get().saturating_sub(given_back as u64);
+        let charged = charged.saturating_add(new as u64);
+        let is_too_much = new > given_back && charged > self.most.get();
+        if is_too_much || (charge == Charge::Held && !self.share(charged)) {
             self.has_refused.set(true);
             return false;
         }
         self.charged.set(charged);
-        if grows && new >= LARGE && !matches!(charge, Charge::Asked { .. }) {
+        if new >= LEAST_WORK && new > old && !is_compiling {
             // Who has no steps left is stopped when next looked at.
             work::done(((new - old) / ALLOCATED_PER_LOOKED_AT) as u64);
         }
@@ -230,6 +257,7 @@ pub(crate) fn forgo_lookaside(connection: &Connection) -> Result<(), SqliteError
 type Allocate = unsafe extern "C" fn(c_int) -> *mut c_void;
 type Free = unsafe extern "C" fn(*mut c_void);
 type Resize = unsafe extern "C" fn(*mut c_void, c_int) -> *mut c_void;
+type Hook = unsafe extern "C" fn();
 type Size = unsafe extern "C" fn(*mut c_void) -> c_int;
 
 /// SQLite's own allocator.
@@ -264,6 +292,10 @@ pub(crate) fn install() {
         if code != ffi::SQLITE_OK {
             return None;
         }
+        let hooks: (Hook, Hook) = (begin_benign, end_benign);
+        let option = ffi::SQLITE_TESTCTRL_BENIGN_MALLOC_HOOKS;
+        // SAFETY: the option takes two functions, which SQLite calls around what it can do without.
+        unsafe { ffi::sqlite3_test_control(option, hooks.0, hooks.1) };
         // SAFETY: SQLite copies the structure; it refuses if it is already in use.
         let code = unsafe { ffi::sqlite3_config(ffi::SQLITE_CONFIG_MALLOC, &raw mut methods) };
         (code == ffi::SQLITE_OK).then_some(original)
@@ -277,12 +309,13 @@ unsafe extern "C" fn count_allocate(bytes: c_int) -> *mut c_void {
     }
     // SAFETY: SQLite's own argument is handed on to its own allocator.
     let memory = unsafe { (original.allocate)(bytes) };
+    remember(memory, bytes);
     note(memory)
 }
 
 unsafe extern "C" fn count_free(memory: *mut c_void) {
     let Some(Some(original)) = ORIGINAL.get() else { return };
-    // SAFETY: as for the call below.
+    // SAFETY: SQLite frees what it was given by this allocator.
     charge(unsafe { charged_size(original, memory) }, 0);
     // SAFETY: SQLite's own argument is handed on to its own allocator.
     unsafe { (original.free)(memory) };
@@ -290,35 +323,71 @@ unsafe extern "C" fn count_free(memory: *mut c_void) {
 
 unsafe extern "C" fn count_resize(memory: *mut c_void, bytes: c_int) -> *mut c_void {
     let Some(Some(original)) = ORIGINAL.get() else { return ptr::null_mut() };
-    // SAFETY: as for the call below.
+    // SAFETY: SQLite resizes what it was given by this allocator.
     let old = unsafe { charged_size(original, memory) };
     if !charge(old, bytes) {
+        remember(memory, old);
         return ptr::null_mut();
     }
     // SAFETY: SQLite's own arguments are handed on to its own allocator.
     let memory = unsafe { (original.resize)(memory, bytes) };
+    remember(memory, bytes);
     note(memory)
 }
 
-/// The size of an allocation, if this thread has an account.
+/// What an allocation was charged to this thread's account, in bytes. Of a value it is forgotten.
 ///
 /// # Safety
 /// `memory` is null or was allocated by SQLite's allocator.
 unsafe fn charged_size(original: &Original, memory: *mut c_void) -> c_int {
-    if memory.is_null() || LEDGER.with(|ledger| ledger.charge.get().is_none()) {
+    let charge = LEDGER.with(|ledger| ledger.charge.get());
+    if memory.is_null() || matches!(charge, None | Some(Charge::Asked { .. })) {
         return 0;
     }
     // SAFETY: the caller's promise.
-    unsafe { (original.size)(memory) }
+    let size = unsafe { (original.size)(memory) };
+    match charge {
+        Some(Charge::Values { large }) if bytes_of(size) < large => 0,
+        Some(Charge::Values { .. }) => {
+            let is_charged = VALUES.with_borrow_mut(|values| values.remove(&memory.addr()));
+            if is_charged { size } else { 0 }
+        }
+        _ => size,
+    }
+}
+
+/// Remembers that an allocation was charged, if it is a large value.
+fn remember(memory: *mut c_void, bytes: c_int) {
+    if !memory.is_null()
+        && let Some(Charge::Values { large }) = LEDGER.with(Ledger::charge_now)
+        && bytes_of(bytes) >= large
+    {
+        VALUES.with_borrow_mut(|values| values.insert(memory.addr()));
+    }
 }
 
 /// Charges this thread's account, if it has one; false if memory is refused.
 fn charge(old: c_int, new: c_int) -> bool {
-    let bytes = |size: c_int| usize::try_from(size).unwrap_or_default();
-    LEDGER.with(|ledger| match ledger.charge.get() {
-        Some(charge) => ledger.charge(charge, bytes(old), bytes(new)),
+    LEDGER.with(|ledger| match ledger.charge_now() {
         None => true,
+        Some(charge @ Charge::Values { large }) => {
+            let counted = |size: c_int| if bytes_of(size) >= large { bytes_of(size) } else { 0 };
+            ledger.charge(charge, counted(old), counted(new))
+        }
+        Some(charge) => ledger.charge(charge, bytes_of(old), bytes_of(new)),
     })
+}
+
+fn bytes_of(size: c_int) -> usize {
+    usize::try_from(size).unwrap_or_default()
+}
+
+unsafe extern "C" fn begin_benign() {
+    LEDGER.with(|ledger| ledger.is_benign.set(true));
+}
+
+unsafe extern "C" fn end_benign() {
+    LEDGER.with(|ledger| ledger.is_benign.set(false));
 }
 
 fn note(memory: *mut c_void) -> *mut c_void {
@@ -331,6 +400,7 @@ fn note(memory: *mut c_void) -> *mut c_void {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::Bare;
 
     #[test]
     fn only_calls_without_memory_are_counted_and_they_stay_failures_of_the_node() {
@@ -341,5 +411,57 @@ mod tests {
         note(ptr::null_mut());
         assert_eq!(failed_allocations(), before + 1);
         assert!(ran_out_since(before));
+    }
+    const SCHEMA: &str = "CREATE TABLE t (id INTEGER PRIMARY KEY, x);
+        CREATE VIRTUAL TABLE f USING fts5(x);
+        WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 300)
+        INSERT INTO t (x) SELECT hex(zeroblob(i % 20 * 1000)) FROM n";
+
+    /// The least that a statement needs to end as it does without a limit, and how it ends.
+    fn least(bare: &Bare, before: &str, sql: &str) -> (u64, usize) {
+        let connection = &bare.parts.writer.connection;
+        let run = |most: u64| {
+            connection.execute_batch(before).unwrap();
+            connection.execute_batch("BEGIN").unwrap();
+            let mut statement = connection.prepare(sql).unwrap();
+            let account = Account::open(Charge::values(4096));
+            let narrowed = Narrowed::to(most);
+            let ran = statement.execute([]);
+            let refused = has_refused();
+            drop((narrowed, account, statement));
+            // Without memory SQLite may have ended the transaction by itself.
+            if !connection.is_autocommit() {
+                connection.execute_batch("ROLLBACK").unwrap();
+            }
+            assert_eq!(ran.is_err(), refused, "{sql}: {ran:?}");
+            ran
+        };
+        let rows = run(VALUES_MOST).unwrap();
+        let (mut short, mut enough) = (0, VALUES_MOST);
+        while enough - short > 1 {
+            let middle = short.midpoint(enough);
+            *(if run(middle).is_ok() { &mut enough } else { &mut short }) = middle;
+        }
+        (enough, rows)
+    }
+
+    /// So that a limit of it ends a statement on all nodes or on none.
+    #[test]
+    fn what_a_statement_holds_in_values_is_the_same_whatever_is_cached() {
+        let (cold, warm) = (Bare::with(SCHEMA).reopen(), Bare::with(SCHEMA));
+        let forget = "PRAGMA shrink_memory";
+        let remember = "SELECT sum(length(x)) FROM t; BEGIN; UPDATE t SET x = x || 1; ROLLBACK";
+        for sql in [
+            "UPDATE t SET x = x || hex(zeroblob(300000)) WHERE id % 100 = 7",
+            "INSERT INTO t (x) SELECT group_concat(x) FROM t WHERE id < 100",
+            "INSERT INTO t (x) SELECT x FROM t WHERE id < 200 ORDER BY x DESC LIMIT 20",
+            "INSERT INTO f (x) SELECT replace(x, '0000', 'word ') FROM t WHERE id % 50 = 9",
+            "UPDATE t SET x = zeroblob(50000) WHERE id < 300",
+            "DELETE FROM t",
+        ] {
+            let found = least(&warm, remember, sql);
+            assert_eq!(found, least(&cold, forget, sql), "{sql}");
+            assert!(found.0 > 10_000 || !sql.contains("zeroblob(300000)"), "{sql}: {found:?}");
+        }
     }
 }

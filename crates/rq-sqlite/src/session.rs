@@ -21,6 +21,7 @@ use crate::{
     facts::Schema,
     foreign_keys,
     functions::RequestStart,
+    memory::Charge,
     prepared::Prepared,
     prng::Determined,
     sql_text::SqlText,
@@ -41,6 +42,8 @@ pub(crate) struct Session {
     request_page_limit: Option<u64>,
     /// Clock and randomness.
     pub(crate) ambient: Arc<Ambient>,
+    /// In bytes; it never changes.
+    page_size: u32,
     foreign_keys: ForeignKeys,
     /// The connection may remember another schema or other statistics than a fresh one would read,
     /// and will read them again when the next request begins.
@@ -130,6 +133,7 @@ impl Session {
         let steps = StepBudget::install(&mut connection)?;
         let enforced = connection.db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY)?;
         watch.know_virtual_tables(&connect_virtual_tables(&connection)?);
+        let page_size: u32 = connection.pragma_query_value(None, "page_size", |row| row.get(0))?;
         Ok(Self {
             statements: ClientStatements::new(cached_statements),
             internal: InternalStatements::new(&connection)?,
@@ -139,6 +143,7 @@ impl Session {
             pages: PageLimit::new(),
             request_page_limit: None,
             ambient,
+            page_size,
             foreign_keys: ForeignKeys { enforced, deferred: false },
             schema_is_stale: false,
             virtual_tables_are_warm: false,
@@ -369,6 +374,11 @@ impl Session {
     /// What functions do within one step counts against the budget until the value returned is dropped.
     pub(crate) fn count_work(&self) -> Counted {
         Counted::by(Arc::clone(&self.steps) as Arc<dyn Meter>)
+    }
+
+    /// What a statement that runs is charged in memory.
+    pub(crate) fn values_charge(&self) -> Charge {
+        Charge::values(self.page_size as usize)
     }
 
     /// What SQLite draws for itself follows from the entry until the value returned is dropped.

@@ -83,17 +83,22 @@ fn a_row_of_many_long_values_takes_no_more_memory_than_a_statement_may() {
     let values: Vec<_> =
         (0..300).map(|more| format!("hex(zeroblob({}))", 60_000_000 + more)).collect();
     let row = format!("SELECT max(1, {}) FROM t", values.join(", "));
+    // None of them is large, but a call of a function holds its arguments.
+    let arguments = vec!["hex(zeroblob(250000))"; 900].join(", ");
+    let calls = (0..4).fold("1".to_owned(), |inner, _| format!("max({arguments}, {inner})"));
     let outcomes = engine.run(execute(&[
         &format!("INSERT INTO t {row}"),
         &format!(
             "INSERT INTO t SELECT length(s) FROM (SELECT {} AS s FROM t)",
             values[..3].join("||")
         ),
+        &format!("INSERT INTO t SELECT {calls}"),
         "INSERT INTO t VALUES (2)",
     ]));
     assert_eq!(error(&outcomes[0]), (ErrorKind::TooBig, TOO_LARGE));
     assert_eq!(error(&outcomes[1]), (ErrorKind::TooBig, "string or blob too big"));
-    assert!(done(&outcomes[2]));
+    assert_eq!(error(&outcomes[2]), (ErrorKind::TooBig, TOO_LARGE));
+    assert!(done(&outcomes[3]));
     let ends = engine.read(&[row.as_str(), "SELECT a FROM t"]);
     let [End::Error(refused), End::Rows] = &ends[..] else { panic!("{ends:?}") };
     assert_eq!((refused.kind, refused.message.as_str()), (ErrorKind::TooBig, TOO_LARGE));
