@@ -283,6 +283,9 @@ fn impairment(impairment: &Impairment) -> String {
         Impairment::ApplyStalled { index, reason } => {
             format!("entry {index} could not be applied and is tried again: {reason}")
         }
+        Impairment::SlowEntry { index, seconds } => {
+            format!("entry {index} has been applied for {seconds} s, and later writes wait for it")
+        }
         Impairment::OtherEngine(other) => other.to_string(),
         Impairment::LogGrows { bytes, max } => format!(
             "the log has {bytes} bytes, {max} are allowed, and it cannot be purged while nothing is applied: it grows until \

@@ -541,6 +541,11 @@ impl Worker {
         crate::testing::history::note(id, &job.content);
         let entry = job.entry();
         let writer = self.writer.as_mut().ok_or("the database is not open")?;
+        let command = match &job.content {
+            Content::Command(command) => Some(command),
+            Content::Blank | Content::Membership(_) => None,
+        };
+        let _applying = self.progress.begin_applying(id.index, command);
         let mut stall = Stalling::new(&self.progress, id.index);
         loop {
             match writer.apply(&entry, wanted) {

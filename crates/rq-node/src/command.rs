@@ -41,6 +41,8 @@ const COMPRESSION_LEVEL: i32 = 1;
 /// Pages a request may add however little room there is, so that small writes wait for space like the rest
 /// instead of failing.
 const LEAST_PAGES: u64 = 256;
+/// How much of a statement is told in a line of the log, in characters.
+const EXCERPT_CHARACTERS: usize = 200;
 /// The format of commands this program writes, and the newest it reads.
 pub(crate) const FORMAT: u8 = 1;
 const PLAIN: u8 = 0;
@@ -203,6 +205,25 @@ impl Command {
         match &self.work {
             Work::Batch(requests) => Some(requests),
             Work::Maintenance(_) => None,
+        }
+    }
+
+    /// What it does, in a line for the log: the beginning of its first statement, without parameters.
+    pub(crate) fn excerpt(&self) -> String {
+        let requests = match &self.work {
+            Work::Batch(requests) => requests,
+            Work::Maintenance(maintenance) => return format!("{maintenance:?}"),
+        };
+        let mut statements = requests.iter().flat_map(|request| &request.statements);
+        let first = statements.next().map_or("", |statement| statement.sql.as_str());
+        let mut excerpt: String = first.chars().take(EXCERPT_CHARACTERS).collect();
+        if excerpt.len() < first.len() {
+            excerpt.push('…');
+        }
+        let excerpt = excerpt.split_whitespace().collect::<Vec<_>>().join(" ");
+        match statements.count() {
+            0 => excerpt,
+            more => format!("{excerpt}; and {more} more"),
         }
     }
 
@@ -525,6 +546,20 @@ mod tests {
         let budget = Budget { steps: 10_000_000_000, pages: 0 };
         let settings = Settings { foreign_keys: true, budget };
         Command { clock_ms: -5, seed: [7; 16], settings, work }
+    }
+
+    #[test]
+    fn an_excerpt_is_the_beginning_of_the_first_statement_in_one_line() {
+        let of = |statements: &[&str]| {
+            let statements = statements.iter().map(|sql| Statement::new(*sql)).collect();
+            let request = Request { mode: Mode::Execute, transaction: false, statements };
+            command(Work::Batch(vec![request])).excerpt()
+        };
+        assert_eq!(of(&["UPDATE t\n  SET a = 1"]), "UPDATE t SET a = 1");
+        assert_eq!(of(&["BEGIN", "SELECT 1", "COMMIT"]), "BEGIN; and 2 more");
+        assert_eq!(of(&[&"é".repeat(300)]), format!("{}…", "é".repeat(200)));
+        assert_eq!(of(&[]), "");
+        assert_eq!(command(Work::Maintenance(Maintenance::Optimize)).excerpt(), "Optimize");
     }
 
     #[test]

@@ -29,7 +29,7 @@ use crate::{
     Error,
     node::Inner,
     options::{Limits, Snapshots},
-    progress::Progress,
+    progress::{Applying, Progress},
     threads::join_within,
 };
 
@@ -148,6 +148,8 @@ struct Task {
     optimize: Interval,
     /// The bytes of a log that cannot be purged from which on there is another warning.
     next_warning_bytes: u64,
+    /// The last entry of which was told that it takes long.
+    slow_entry: u64,
     /// What the threads would do, where there are none.
     inline: Option<(Checkpoints, Disk)>,
 }
@@ -161,6 +163,7 @@ impl Task {
             vacuum: Interval::new(inner.options.auto_vacuum_interval, now),
             optimize: Interval::new(inner.options.auto_optimize_interval, now),
             next_warning_bytes: 0,
+            slow_entry: 0,
             inline: (inner.execution == Execution::Inline)
                 .then(|| (Checkpoints::new(inner), Disk::new(inner))),
         }
@@ -179,9 +182,25 @@ impl Task {
             }
             inner.receiver.discard(ABANDONED_AFTER).await;
             self.warn_of_endless_log(&inner);
+            self.warn_of_slow_entry(&inner.progress);
             self.snapshot_if_due(&inner).await;
             self.maintain_if_due(&inner).await;
         }
+    }
+
+    /// Says once of each entry that takes long what it does: whoever sent it may be gone.
+    fn warn_of_slow_entry(&mut self, progress: &Progress) {
+        let Some((Applying { index, command, .. }, time)) = progress.slow_entry() else { return };
+        if std::mem::replace(&mut self.slow_entry, index) == index {
+            return;
+        }
+        let does = command.map_or_else(String::new, |command| format!(" ({})", command.excerpt()));
+        tracing::warn!(
+            component = "store",
+            "entry {index}{does} has been applied for {} s, and later writes wait for it; it ends when it is done or has \
+             used up -limit-write-steps",
+            time.as_secs()
+        );
     }
 
     /// Warns when the log begins to grow without an end, and each time that it has doubled since.

@@ -6,7 +6,7 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 #[cfg(test)]
 use crate::testing::watch;
-use crate::{Error, Impairment, disk_watch::DiskState, engine::OtherEngine};
+use crate::{Error, Impairment, command::Command, disk_watch::DiskState, engine::OtherEngine};
 
 /// Entries heard of within this time count as heard of at once.
 const MISSING_STEP: Duration = Duration::from_millis(10);
@@ -37,6 +37,7 @@ pub(crate) struct Progress {
     free_bytes_min: u64,
     stopping: AtomicBool,
     health: Mutex<Health>,
+    applying: Mutex<Option<Applying>>,
     leader: Mutex<Heard>,
     /// Changes when the leader is heard for the first time or after a silence.
     heard_again: watch::Sender<u64>,
@@ -89,6 +90,28 @@ impl Missing {
     }
 }
 
+/// An entry that takes longer than this is worth to be told of.
+const SLOW_ENTRY: Duration = Duration::from_secs(10);
+
+/// The entry that is being applied.
+#[derive(Clone, Debug)]
+pub(crate) struct Applying {
+    /// Its place.
+    pub(crate) index: u64,
+    /// What it does, if it does anything.
+    pub(crate) command: Option<Arc<Command>>,
+    since: Instant,
+}
+
+/// Until it is dropped, an entry is being applied.
+pub(crate) struct WhileApplying<'a>(&'a Progress);
+
+impl Drop for WhileApplying<'_> {
+    fn drop(&mut self) {
+        *lock(&self.0.applying) = None;
+    }
+}
+
 #[derive(Debug, Default)]
 struct Health {
     apply_stalled: Option<Stall>,
@@ -119,6 +142,7 @@ impl Progress {
             free_bytes_min,
             stopping: AtomicBool::new(false),
             health: Mutex::default(),
+            applying: Mutex::default(),
             leader: Mutex::default(),
             heard_again: watch::Sender::new(0),
             other_engine: None,
@@ -255,6 +279,25 @@ impl Progress {
         self.free_bytes.store(free, Ordering::Relaxed);
     }
 
+    /// Notes that an entry is being applied, until the value returned is dropped.
+    pub(crate) fn begin_applying(
+        &self,
+        index: u64,
+        command: Option<&Arc<Command>>,
+    ) -> WhileApplying<'_> {
+        let (command, since) = (command.cloned(), Instant::now());
+        *lock(&self.applying) = Some(Applying { index, command, since });
+        WhileApplying(self)
+    }
+
+    /// The entry that has been applied for so long that others should hear of it, and for how long.
+    pub(crate) fn slow_entry(&self) -> Option<(Applying, Duration)> {
+        let applying = lock(&self.applying);
+        let applying = applying.as_ref()?;
+        let time = applying.since.elapsed();
+        (time >= SLOW_ENTRY).then(|| (applying.clone(), time))
+    }
+
     pub(crate) fn set_apply_stalled(&self, stalled: Option<Stall>) {
         lock(&self.health).apply_stalled = stalled;
     }
@@ -369,6 +412,11 @@ impl Progress {
         if let Some(Stall { index, reason, .. }) = &health.apply_stalled {
             found.push(Impairment::ApplyStalled { index: *index, reason: reason.clone() });
         }
+        if health.apply_stalled.is_none()
+            && let Some((Applying { index, .. }, time)) = self.slow_entry()
+        {
+            found.push(Impairment::SlowEntry { index, seconds: time.as_secs() });
+        }
         found.extend(self.other_engine.map(Impairment::OtherEngine));
         if let Some(reason) = &health.excluded {
             found.push(Impairment::Excluded { reason: reason.clone() });
@@ -391,6 +439,18 @@ mod tests {
 
     fn entry(index: u64) -> EntryId {
         EntryId { term: 1, index }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_entry_that_takes_long_is_told_of_until_it_ends() {
+        let progress = Progress::new(Some(entry(10)), 0);
+        let applying = progress.begin_applying(11, None);
+        tokio::time::advance(Duration::from_secs(9)).await;
+        assert_eq!(progress.impairments(), []);
+        tokio::time::advance(Duration::from_secs(3)).await;
+        assert_eq!(progress.impairments(), [Impairment::SlowEntry { index: 11, seconds: 12 }]);
+        drop(applying);
+        assert_eq!(progress.impairments(), []);
     }
 
     #[tokio::test(start_paused = true)]

@@ -49,6 +49,13 @@ pub enum Impairment {
         /// What failed.
         reason: String,
     },
+    /// An entry takes long to be applied; later ones wait for it.
+    SlowEntry {
+        /// The entry.
+        index: u64,
+        /// For how many seconds so far.
+        seconds: u64,
+    },
     /// The program computes another engine epoch than the database belongs to: another program must be started.
     OtherEngine(OtherEngine),
     /// The log is longer than it should be and cannot be purged, because nothing is applied (another of these says why); it
