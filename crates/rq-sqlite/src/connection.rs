@@ -261,6 +261,7 @@ pub(crate) fn open(path: &Path, mode: OpenFlags, vfs: &Arc<Vfs>) -> Result<Guard
     }
     connection.set_prepared_statement_cache_capacity(0);
     functions::install_text(&connection)?;
+    functions::install_json_patch(&connection)?;
     Ok(connection)
 }
 

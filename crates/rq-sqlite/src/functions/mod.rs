@@ -1,11 +1,12 @@
 //! SQL functions that replace SQLite's own, because those would differ between nodes or never end.
 //!
 //! On the writer: randomness from the entry, counters that start at 0 with each request. On all
-//! connections: the maths functions ([`maths`]), searching and trimming text ([`text`]). It must never
-//! read a clock or any randomness of this node.
+//! connections: the maths functions ([`maths`]), searching and trimming text ([`text`]), merging JSON
+//! ([`json_patch`]). It must never read a clock or any randomness of this node.
 
 #![expect(unsafe_code, reason = "setters and counters of a connection that rusqlite does not wrap")]
 
+mod json_patch;
 mod maths;
 mod text;
 
@@ -17,6 +18,7 @@ use std::{
 
 use rusqlite::{Connection, ffi};
 
+pub(crate) use json_patch::install as install_json_patch;
 pub(crate) use maths::install as install_maths;
 pub(crate) use text::install as install_text;
 

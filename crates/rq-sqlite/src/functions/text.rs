@@ -42,7 +42,7 @@ pub(crate) fn install(connection: &Connection) -> Result<(), SqliteError> {
 }
 
 /// An argument's place, as SQLite passes it.
-type Arguments = *mut *mut ffi::sqlite3_value;
+pub(super) type Arguments = *mut *mut ffi::sqlite3_value;
 
 unsafe extern "C" fn instr(context: *mut ffi::sqlite3_context, _: c_int, arguments: Arguments) {
     // SAFETY: defined with two arguments.
@@ -265,7 +265,7 @@ fn leading_continuations(text: &[u8]) -> usize {
 
 /// # Safety
 /// `index` is the place of an argument of the running call.
-unsafe fn argument(arguments: Arguments, index: usize) -> *mut ffi::sqlite3_value {
+pub(super) unsafe fn argument(arguments: Arguments, index: usize) -> *mut ffi::sqlite3_value {
     // SAFETY: the caller's promise.
     let place = unsafe { arguments.add(index) };
     // SAFETY: as above.
@@ -277,7 +277,7 @@ unsafe fn argument(arguments: Arguments, index: usize) -> *mut ffi::sqlite3_valu
 ///
 /// # Safety
 /// `value` is an argument of the running call, which is not over while the bytes are used.
-unsafe fn bytes<'a>(value: *mut ffi::sqlite3_value, is_blob: bool) -> Option<&'a [u8]> {
+pub(super) unsafe fn bytes<'a>(value: *mut ffi::sqlite3_value, is_blob: bool) -> Option<&'a [u8]> {
     let start = if is_blob {
         // SAFETY: the caller's promise.
         unsafe { ffi::sqlite3_value_blob(value) }
@@ -304,7 +304,7 @@ const TEXT_ENCODING: u8 = ffi::SQLITE_UTF8 as u8;
 ///
 /// # Safety
 /// `context` is that of the running call.
-unsafe fn give(context: *mut ffi::sqlite3_context, text: &[u8]) {
+pub(super) unsafe fn give(context: *mut ffi::sqlite3_context, text: &[u8]) {
     let (start, length) = (text.as_ptr().cast(), text.len() as u64);
     let destructor = ffi::SQLITE_TRANSIENT();
     // SAFETY: SQLite copies `length` bytes before it returns.
