@@ -182,3 +182,27 @@ pub(crate) fn values(outcome: &Outcome) -> Result<Vec<Vec<Value>>, &str> {
 pub(crate) fn single(outcome: &Outcome) -> Result<Value, &str> {
     values(outcome).map(|rows| rows[0][0].clone())
 }
+
+/// The seed of a randomized test, which is printed: 42, or what the environment says.
+pub(crate) fn seed() -> u64 {
+    let seed = std::env::var("RQ_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(42);
+    println!("RQ_SEED={seed}");
+    seed
+}
+
+/// Numbers that look random and follow from a seed.
+pub(crate) struct SplitMix(pub(crate) u64);
+
+impl SplitMix {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut word = self.0;
+        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        word ^ (word >> 31)
+    }
+
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+}

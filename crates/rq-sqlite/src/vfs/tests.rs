@@ -8,7 +8,7 @@ use crate::{
     database::{Parts, open_parts},
     entry::EntryId,
     error::SqliteError,
-    testing::{Bare, options_in, read, single},
+    testing::{Bare, SplitMix, options_in, read, seed, single},
 };
 
 use super::*;
@@ -136,23 +136,6 @@ fn losing_all_that_was_not_synced_leaves_what_was_made_durable() {
     assert_eq!(open_parts(&options).unwrap().opened.state.applied, durable);
 }
 
-/// The generator of the randomized test.
-struct SplitMix(u64);
-
-impl SplitMix {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut word = self.0;
-        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        word ^ (word >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-}
-
 /// Opens, applies, folds and makes durable until the disk crashes. Returns the last durable index.
 fn run_until_crash(options: &Options, random: &mut SplitMix) -> u64 {
     let Ok(mut parts) = open_parts(options) else { return 0 };
@@ -188,8 +171,7 @@ fn run_until_crash(options: &Options, random: &mut SplitMix) -> u64 {
 
 #[test]
 fn a_crash_at_any_operation_leaves_a_sound_database_at_least_as_new_as_promised() {
-    let seed = std::env::var("RQ_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(42);
-    println!("RQ_SEED={seed}");
+    let seed = seed();
     let mut random = SplitMix(seed);
     for point in 0..80 {
         let directory = tempfile::tempdir().unwrap();
