@@ -62,9 +62,10 @@ const READER_CACHE_KIB: i64 = 1024;
 /// memory there is.
 pub(crate) const LONGEST_VALUE: i32 = 128 << 20;
 
-/// The longest pattern of LIKE and GLOB in bytes; beyond, SQLite says so. Matching takes time in
-/// proportion to the lengths of pattern and text multiplied, within one step that nothing stops.
-const LONGEST_PATTERN: i32 = 4096;
+/// The longest pattern of LIKE and GLOB in bytes; beyond, these functions of ours and SQLite's own say so.
+/// Matching may take time in proportion to the lengths of pattern and text multiplied. Ours count that as
+/// work, so it ends in any case; but this is the limit clients were told.
+pub(crate) const LONGEST_PATTERN: i32 = 4096;
 
 /// How long a connection waits for a lock. Inside one process nobody holds one for long; another
 /// process that reads the file may, while it recovers the WAL.
@@ -108,6 +109,7 @@ pub(crate) fn open_writer(
     writer.pragma_update(None, "synchronous", "NORMAL")?;
     sync_to_the_platter(&writer)?;
     functions::install_on_writer(&writer, ambient)?;
+    functions::install_like(&writer, false)?;
     Ok(writer)
 }
 
@@ -182,6 +184,8 @@ pub(crate) fn open_checkpointer(path: &Path, vfs: &Arc<Vfs>) -> Result<Guarded, 
 #[derive(Debug, Default)]
 pub(crate) struct ReaderWatch {
     altered: AtomicBool,
+    /// A statement that was compiled put SQLite's own LIKE back.
+    like_is_lost: AtomicBool,
     refusal: Mutex<Option<&'static str>>,
 }
 
@@ -190,6 +194,19 @@ impl ReaderWatch {
     /// another request.
     pub(crate) fn is_altered(&self) -> bool {
         self.altered.load(Ordering::Relaxed)
+    }
+
+    /// Puts LIKE in its place again on the connection that is watched, where nothing may run, if a
+    /// statement has put SQLite's own there since this was last called.
+    ///
+    /// # Errors
+    /// What SQLite says; another call tries again.
+    pub(crate) fn keep_like(&self, reader: &Connection) -> Result<(), SqliteError> {
+        if self.like_is_lost.load(Ordering::Relaxed) {
+            functions::reinstall_like(reader)?;
+            self.like_is_lost.store(false, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Why it refused something since this was last asked, where there is more to say than SQLite does.
@@ -218,6 +235,7 @@ pub(crate) fn open_reader(
     reader.pragma_update(None, "query_only", true)?;
     reader.pragma_update(None, "cache_size", -READER_CACHE_KIB)?;
     functions::install_maths(&reader)?;
+    functions::install_like(&reader, false)?;
     let watch = Arc::new(ReaderWatch::default());
     let judge = Arc::clone(&watch);
     reader.authorizer(Some(move |context: AuthContext<'_>| judge_read(context.action, &judge)))?;
@@ -334,18 +352,21 @@ fn judge_read(action: AuthAction<'_>, watch: &ReaderWatch) -> Authorization {
             Authorization::Deny
         }
         AuthAction::Pragma { pragma_name, pragma_value } => {
-            judge_pragma(&pragma_name.to_ascii_lowercase(), pragma_value.is_some(), &watch.altered)
+            judge_pragma(&pragma_name.to_ascii_lowercase(), pragma_value.is_some(), watch)
         }
         _ => Authorization::Allow,
     }
 }
 
-fn judge_pragma(name: &str, has_value: bool, altered: &AtomicBool) -> Authorization {
+fn judge_pragma(name: &str, has_value: bool, watch: &ReaderWatch) -> Authorization {
     if name == "wal_checkpoint" || (has_value && PROTECTED_PRAGMAS.contains(&name)) {
         return Authorization::Deny;
     }
     if USED_UP_BY.contains(&name) || (has_value && !ASKING_PRAGMAS.contains(&name)) {
-        altered.store(true, Ordering::Relaxed);
+        watch.altered.store(true, Ordering::Relaxed);
+    }
+    if has_value && name == "case_sensitive_like" {
+        watch.like_is_lost.store(true, Ordering::Relaxed);
     }
     Authorization::Allow
 }

@@ -214,6 +214,8 @@ impl Reader {
     ) -> Result<Option<Compiled>, SqlError> {
         let watch = Arc::clone(&self.watch);
         let refusal = || watch.take_refusal();
+        // Running a PRAGMA may have compiled it once more.
+        self.keep_like()?;
         while !text.is_at_end() {
             // Compiling costs as well, and no progress handler looks meanwhile.
             if text.is_begun()
@@ -229,6 +231,7 @@ impl Reader {
             if compiled.statement.as_ref().is_some_and(Prepared::is_explain) {
                 compiled = self.explain_anew(text)?;
             }
+            self.keep_like()?;
             text.advance(compiled.tail.max(1));
             match &mut compiled.statement {
                 Some(statement) => {
@@ -256,6 +259,11 @@ impl Reader {
         }
         drop(narrowed);
         compiled
+    }
+
+    /// Before anything runs on the connection that was compiled meanwhile.
+    fn keep_like(&self) -> Result<(), SqlError> {
+        self.watch.keep_like(&self.connection).map_err(|error| self.control.explain(error))
     }
 
     /// Compiles an EXPLAIN against the newest schema: run alone it never looks whether that changed.

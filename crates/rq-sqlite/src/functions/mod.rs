@@ -1,12 +1,14 @@
 //! SQL functions that replace SQLite's own, because those would differ between nodes or never end.
 //!
-//! On the writer: randomness from the entry, counters that start at 0 with each request. On all
-//! connections: the maths functions ([`maths`]), searching and trimming text ([`text`]), merging JSON
-//! ([`json_patch`]). It must never read a clock or any randomness of this node.
+//! On the writer: randomness from the entry, counters that start at 0 with each request. On writer and
+//! readers: the maths functions ([`maths`]), `LIKE` and `GLOB` ([`like`]). On all connections: searching
+//! and trimming text ([`text`]), merging JSON ([`json_patch`]). It must never read a clock or any
+//! randomness of this node.
 
 #![expect(unsafe_code, reason = "setters and counters of a connection that rusqlite does not wrap")]
 
 mod json_patch;
+mod like;
 mod maths;
 mod text;
 
@@ -19,6 +21,7 @@ use std::{
 use rusqlite::{Connection, ffi};
 
 pub(crate) use json_patch::install as install_json_patch;
+pub(crate) use like::{install as install_like, reinstall as reinstall_like};
 pub(crate) use maths::install as install_maths;
 pub(crate) use text::install as install_text;
 
