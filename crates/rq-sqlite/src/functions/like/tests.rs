@@ -213,11 +213,14 @@ fn random_pair(random: &mut SplitMix) -> (Vec<u8>, Vec<u8>) {
     let mut index = |bound: usize| usize::try_from(random.below(bound as u64)).unwrap();
     let alphabet = ALPHABETS[index(ALPHABETS.len())];
     let pattern: Vec<_> = (0..index(9)).map(|_| alphabet[index(alphabet.len())]).collect();
-    let mut text = Vec::new();
+    // Long texts are searched in other ways than short ones.
+    let mut text =
+        if index(4) == 0 { vec![alphabet[index(alphabet.len())]; index(200)] } else { Vec::new() };
     for place in 0..index(pattern.len() + 3) {
         let same = pattern.get(place).filter(|_| index(2) == 0);
         text.push(*same.unwrap_or(&alphabet[index(alphabet.len())]));
     }
+    text.extend((0..[0, 0, 0, 9, 70][index(5)]).map(|_| alphabet[0]));
     (pattern.concat(), text.concat())
 }
 
