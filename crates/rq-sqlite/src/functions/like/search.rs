@@ -149,37 +149,29 @@ impl<'a> Search<'a> {
 
     fn fits(&mut self) -> Result<bool, Stopped> {
         let (mut pattern, mut text) = (0, 0);
-        match self.follow(&mut pattern, &mut text) {
-            Stretch::Fits => Ok(true),
-            Stretch::Differs => Ok(false),
-            Stretch::Star => self.fits_behind_star(pattern, text),
-        }
-    }
-
-    /// Whether what is left of the text fits what is left of the pattern behind a star.
-    fn fits_behind_star(&mut self, mut pattern: usize, mut text: usize) -> Result<bool, Stopped> {
+        let mut last_star: Option<Wanted> = None;
         loop {
-            let mut wanted = match self.behind_star(pattern, text) {
-                Behind::End => return Ok(true),
-                Behind::Misfit => return Ok(false),
-                Behind::Wanted(wanted) => wanted,
-            };
+            match self.follow(&mut pattern, &mut text) {
+                Stretch::Fits => return Ok(true),
+                Stretch::Differs => {}
+                Stretch::Star => match self.behind_star(pattern, text) {
+                    Behind::End => return Ok(true),
+                    Behind::Misfit => return Ok(false),
+                    Behind::Wanted(wanted) => last_star = Some(wanted),
+                },
+            }
+            let Some(wanted) = &mut last_star else { return Ok(false) };
             loop {
                 if self.unreported >= BYTES_PER_REPORT * PASSED_PER_COMPARED {
                     self.report()?;
                 }
-                match self.find(&mut wanted) {
-                    Found::Here => {}
+                match self.find(wanted) {
+                    Found::Here => break,
                     Found::Nowhere => return Ok(false),
-                    Found::NotYet => continue,
-                }
-                (pattern, text) = (wanted.pattern, wanted.text);
-                match self.follow(&mut pattern, &mut text) {
-                    Stretch::Fits => return Ok(true),
-                    Stretch::Differs => {}
-                    Stretch::Star => break,
+                    Found::NotYet => {}
                 }
             }
+            (pattern, text) = (wanted.pattern, wanted.text);
         }
     }
 
