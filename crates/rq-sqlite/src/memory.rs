@@ -48,6 +48,9 @@ const READS_MOST: u64 = 2 << 30;
 /// A read adds to what all hold in portions of so many bytes.
 const READS_PORTION: u64 = 1 << 20;
 
+/// After a statement that was charged more than this, what it gave back is given back to the system too.
+const RETURNED_FROM: u64 = 32 << 20;
+
 /// What the smallest allocation has that counts as work, in bytes. The journal of a statement, which is kept
 /// in memory at first, asks for less.
 const LEAST_WORK: usize = 128 << 10;
@@ -61,6 +64,7 @@ static READS_HELD: AtomicU64 = AtomicU64::new(0);
 thread_local! {
     static FAILED_ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
     static LEDGER: Ledger = const { Ledger::closed() };
+    static HAS_MUCH_TO_RETURN: Cell<bool> = const { Cell::new(false) };
     /// The allocations charged to an account of [`Charge::Values`].
     static VALUES: RefCell<BTreeSet<usize>> = const { RefCell::new(BTreeSet::new()) };
 }
@@ -110,6 +114,7 @@ impl Account {
             debug_assert_eq!(ledger.charge.get(), None, "an account is open");
             ledger.charge.set(Some(charge));
             ledger.charged.set(0);
+            ledger.peak.set(0);
             ledger.most.set(match charge {
                 Charge::Asked { most } => most,
                 Charge::Values { .. } => VALUES_MOST,
@@ -128,7 +133,22 @@ impl Drop for Account {
                 VALUES.with_borrow_mut(BTreeSet::clear);
             }
             READS_HELD.fetch_sub(ledger.shared.take(), Ordering::Relaxed);
+            if ledger.peak.get() >= RETURNED_FROM {
+                HAS_MUCH_TO_RETURN.set(true);
+            }
         });
+    }
+}
+
+/// Gives memory back to the system, if a statement of this thread took much; to be called when its values
+/// are freed. The allocator would keep it for this thread otherwise.
+pub(crate) fn return_much() {
+    if HAS_MUCH_TO_RETURN.replace(false) {
+        #[cfg(all(target_os = "linux", target_env = "gnu"))]
+        // SAFETY: may be called at any time.
+        unsafe {
+            libc::malloc_trim(0)
+        };
     }
 }
 
@@ -170,6 +190,8 @@ pub(crate) fn charged() -> u64 {
 struct Ledger {
     charge: Cell<Option<Charge>>,
     charged: Cell<u64>,
+    /// The most that was charged.
+    peak: Cell<u64>,
     most: Cell<u64>,
     /// What of it is part of [`READS_HELD`].
     shared: Cell<u64>,
@@ -183,6 +205,7 @@ impl Ledger {
         Self {
             charge: Cell::new(None),
             charged: Cell::new(0),
+            peak: Cell::new(0),
             most: Cell::new(0),
             shared: Cell::new(0),
             has_refused: Cell::new(false),
@@ -210,6 +233,7 @@ impl Ledger {
             return false;
         }
         self.charged.set(charged);
+        self.peak.set(self.peak.get().max(charged));
         if new >= LEAST_WORK && new > old && !is_compiling {
             // Who has no steps left is stopped when next looked at.
             work::done(((new - old) / ALLOCATED_PER_LOOKED_AT) as u64);

@@ -116,6 +116,7 @@ impl Readers {
         let account = Account::open(Charge::Held);
         let end = reader.run(query, sink);
         drop((spill, counted, account));
+        memory::return_much();
         match reader.control.stopped() {
             Some(Stop::Allowance) => Ok(QueryEnd::Yielded),
             Some(Stop::Deadline) if query.transaction => Err(QueryError::TransactionOver),

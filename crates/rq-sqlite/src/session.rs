@@ -21,7 +21,7 @@ use crate::{
     facts::Schema,
     foreign_keys,
     functions::RequestStart,
-    memory::Charge,
+    memory::{self, Charge},
     prepared::Prepared,
     prng::Determined,
     sql_text::SqlText,
@@ -389,6 +389,7 @@ impl Session {
 
     /// Switches back to our own statements.
     pub(crate) fn end_steps(&mut self, prepared: &Prepared) -> Result<RunSeen, SqliteError> {
+        memory::return_much();
         let steps_exceeded = self.steps.disarm();
         let steps_used = self.steps.used(prepared.steps());
         let Seen { facts, refusal } = self.watch.end();

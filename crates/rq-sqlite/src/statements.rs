@@ -176,6 +176,7 @@ impl Attempt {
         // What the connection had to find out for the first time was counted too. Now it knows all that
         // lies within the limit, so what is asked for this time follows from text and schema.
         drop(attempt);
+        memory::return_much();
         let (attempt, asked) = Self::with(writer, watch, text, most);
         Self { costly_bytes: if asked > free { asked } else { 0 }, ..attempt }
     }
@@ -190,7 +191,10 @@ impl Attempt {
         drop(account);
         let seen = watch.end();
         let compiled = match compiled {
-            _ if has_refused => Err(too_complex()),
+            _ if has_refused => {
+                memory::return_much();
+                Err(too_complex())
+            }
             compiled => compiled.map_err(|error| error.with_refused_size(failed_allocations)),
         };
         (Self { compiled, seen, costly_bytes: 0 }, asked)
