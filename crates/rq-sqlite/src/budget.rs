@@ -144,6 +144,17 @@ impl StepBudget {
         self.overdrawn.store(false, Ordering::Relaxed);
     }
 
+    /// Whether there is an allowance.
+    pub(crate) fn has_allowance(&self) -> bool {
+        self.allowance.load(Ordering::Relaxed) != LOOKS_UNLIMITED
+    }
+
+    /// Uses up the allowance for what takes no steps.
+    pub(crate) fn overdraw(&self) {
+        self.allowance.store(0, Ordering::Relaxed);
+        self.overdrawn.store(true, Ordering::Relaxed);
+    }
+
     /// Whether something was stopped because the allowance was used up. What ran until then, and whatever it
     /// made of being stopped, must be rolled back.
     pub(crate) fn is_overdrawn(&self) -> bool {

@@ -383,7 +383,8 @@ impl<'a> Execution<'a> {
                 budget::pages_exceeded(budget.pages, origin)
             }
             (ffi::SQLITE_FULL, _) => error.into_sql_error(origin),
-            (ffi::SQLITE_INTERRUPT, _) if steps_exceeded => {
+            // To allocate much takes steps as well, and is refused when there are none.
+            (ffi::SQLITE_INTERRUPT | ffi::SQLITE_TOOBIG, _) if steps_exceeded => {
                 budget::steps_exceeded(budget.steps, origin)
             }
             (ffi::SQLITE_INTERRUPT, _) => return Err(error.into()),

@@ -232,12 +232,15 @@ impl Ledger {
             self.has_refused.set(true);
             return false;
         }
+        if new >= LEAST_WORK
+            && new > old
+            && !is_compiling
+            && !work::done(((new - old) / ALLOCATED_PER_LOOKED_AT) as u64)
+        {
+            return false;
+        }
         self.charged.set(charged);
         self.peak.set(self.peak.get().max(charged));
-        if new >= LEAST_WORK && new > old && !is_compiling {
-            // Who has no steps left is stopped when next looked at.
-            work::done(((new - old) / ALLOCATED_PER_LOOKED_AT) as u64);
-        }
         true
     }
 

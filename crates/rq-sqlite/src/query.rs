@@ -484,7 +484,8 @@ impl Control {
 
     /// SQLite's error as the client is to see it.
     fn explain(&self, error: SqliteError) -> SqlError {
-        if error.primary() == ffi::SQLITE_INTERRUPT
+        // To allocate much is looked at as well, and refused to who must stop.
+        if matches!(error.primary(), ffi::SQLITE_INTERRUPT | ffi::SQLITE_NOMEM)
             && let Some(stop) = self.stopped()
         {
             return stop.into_sql_error();

@@ -314,7 +314,12 @@ impl Session {
 
     /// Compiles the first statement of what is left of `text` under a client's rights.
     pub(crate) fn compile(&mut self, text: &mut SqlText<'_>) -> Result<ClientStatement, Refused> {
-        self.statements.take(&self.connection, &self.watch, text)
+        let tries = self.steps.has_allowance();
+        let taken = self.statements.take(&self.connection, &self.watch, text, tries);
+        if tries && taken.is_err() && memory::has_refused() {
+            self.steps.overdraw();
+        }
+        taken
     }
 
     /// Takes a client's statement back after it ran. `sql` is what it was compiled from.

@@ -72,15 +72,16 @@ impl ClientStatements {
     }
 
     /// Takes the first statement of what is left of `text` out of the cache, or compiles it under a
-    /// client's rights.
+    /// client's rights. Who only `tries` gets no more memory for it than can be filled in no time.
     ///
     /// # Errors
-    /// Whatever SQLite or the authorizer say to the text.
+    /// Whatever SQLite or the authorizer say to the text; too little memory.
     pub(crate) fn take(
         &mut self,
         writer: &Connection,
         watch: &Watch,
         text: &mut SqlText<'_>,
+        tries: bool,
     ) -> Result<ClientStatement, Refused> {
         let sql = text.rest();
         // What cannot be there is not looked for: that would take time for all that is left.
@@ -88,7 +89,11 @@ impl ClientStatements {
         if let Some((text, kept)) = known.and_then(|sql| self.kept.remove_entry(sql)) {
             return Ok(ClientStatement { text: Some(text), ..kept.statement });
         }
-        let Attempt { compiled, seen, costly_bytes } = Attempt::new(writer, watch, text);
+        let Attempt { compiled, seen, costly_bytes } = if tries {
+            Attempt::with(writer, watch, text, MOST_TRIED_BYTES).0
+        } else {
+            Attempt::new(writer, watch, text)
+        };
         let compiled = compiled.map_err(|error| Refused { error, refusal: seen.refusal })?;
         let mut facts = seen.facts;
         if facts.defines && names_state_table(&sql[..compiled.tail]) {
@@ -239,6 +244,9 @@ const LONGEST_KEPT_TEXT: usize = 16 * 1024;
 /// what its text takes. Subqueries whose expressions are put into each other take twice as much with each
 /// level, lists of values some dozen times their text.
 const MOST_COMPILING_BYTES: u64 = 128 << 20;
+
+/// What it may ask for when it is only tried.
+const MOST_TRIED_BYTES: u64 = 1 << 20;
 
 /// Up to so many bytes of memory compiling is charged by the text alone.
 const FREE_COMPILING_BYTES: u64 = 32 << 20;
