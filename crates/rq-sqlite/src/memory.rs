@@ -472,6 +472,28 @@ mod tests {
         (enough, rows)
     }
 
+    #[test]
+    fn what_a_connection_keeps_from_the_first_call_on_is_not_charged() {
+        let bare = Bare::with(SCHEMA);
+        let peak = || {
+            let mut statement = bare
+                .parts
+                .writer
+                .connection
+                .prepare(
+                    "SELECT json_patch('{\"a\": 1}', '{\"b\": \"' || hex(zeroblob(5000)) || '\"}')",
+                )
+                .unwrap();
+            let account = Account::open(Charge::values(4096));
+            assert!(statement.exists([]).unwrap());
+            drop(account);
+            LEDGER.with(|ledger| ledger.peak.get())
+        };
+        let first = peak();
+        assert!(first > 10_000, "{first}");
+        assert_eq!(first, peak());
+    }
+
     /// So that a limit of it ends a statement on all nodes or on none.
     #[test]
     fn what_a_statement_holds_in_values_is_the_same_whatever_is_cached() {
