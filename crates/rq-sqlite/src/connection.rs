@@ -110,6 +110,7 @@ pub(crate) fn open_writer(
     sync_to_the_platter(&writer)?;
     functions::install_on_writer(&writer, ambient)?;
     functions::install_like(&writer, false)?;
+    functions::install_fts5(&writer)?;
     Ok(writer)
 }
 
@@ -236,6 +237,7 @@ pub(crate) fn open_reader(
     reader.pragma_update(None, "cache_size", -READER_CACHE_KIB)?;
     functions::install_maths(&reader)?;
     functions::install_like(&reader, false)?;
+    functions::install_fts5(&reader)?;
     let watch = Arc::new(ReaderWatch::default());
     let judge = Arc::clone(&watch);
     reader.authorizer(Some(move |context: AuthContext<'_>| judge_read(context.action, &judge)))?;

@@ -72,36 +72,6 @@ pub(crate) fn options_in(directory: &TempDir) -> Options {
     Options::new(path("db.sqlite"), path("scratch"))
 }
 
-/// A small generator of numbers, so that a seed means the same for ever.
-pub(crate) struct Dice(u64);
-
-impl Dice {
-    /// Of the seed in `RQ_SEED`, or 42; it is printed.
-    pub(crate) fn from_environment() -> Self {
-        let seed = std::env::var("RQ_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(42);
-        println!("RQ_SEED={seed}");
-        Self(seed)
-    }
-
-    /// A number below `bound`.
-    pub(crate) fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((mixed >> 33) % bound as u64).unwrap()
-    }
-
-    /// True in so many of a hundred cases.
-    pub(crate) fn chance(&mut self, percent: usize) -> bool {
-        self.below(100) < percent
-    }
-
-    /// One of several.
-    pub(crate) fn pick<T: Clone>(&mut self, choices: &[T]) -> T {
-        choices[self.below(choices.len())].clone()
-    }
-}
-
 /// A connection without anything of ours, in memory.
 pub(crate) fn plain_connection() -> rusqlite::Connection {
     prepare_library().unwrap();
@@ -204,5 +174,29 @@ impl SplitMix {
 
     pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
+    }
+}
+
+/// Choices that follow from the seed of a randomized test.
+pub(crate) struct Dice(SplitMix);
+
+impl Dice {
+    pub(crate) fn from_environment() -> Self {
+        Self(SplitMix(seed()))
+    }
+
+    /// A number below `bound`.
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
+        usize::try_from(self.0.below(bound as u64)).unwrap()
+    }
+
+    /// True in so many of a hundred cases.
+    pub(crate) fn chance(&mut self, percent: usize) -> bool {
+        self.below(100) < percent
+    }
+
+    /// One of several.
+    pub(crate) fn pick<T: Clone>(&mut self, choices: &[T]) -> T {
+        choices[self.below(choices.len())].clone()
     }
 }

@@ -1,15 +1,17 @@
 //! SQL functions that replace SQLite's own, because those would differ between nodes or never end.
 //!
 //! On the writer: randomness from the entry, counters that start at 0 with each request. On writer and
-//! readers: the maths functions ([`maths`]), `LIKE` and `GLOB` ([`like`]). On all connections: searching
-//! and trimming text ([`text`]), merging JSON ([`json_patch`]). It must never read a clock or any
-//! randomness of this node.
+//! readers: the maths functions ([`maths`]), `LIKE` and `GLOB` ([`like`]), what shows what a full-text
+//! search found ([`fts5`]). On all connections: searching and trimming text ([`text`]), merging JSON
+//! ([`json_patch`]). It must never read a clock, or let any randomness of this node decide.
 
 #![expect(unsafe_code, reason = "setters and counters of a connection that rusqlite does not wrap")]
 
+mod fts5;
 mod json_patch;
 mod like;
 mod maths;
+mod reserved;
 mod text;
 
 use std::{
@@ -20,6 +22,7 @@ use std::{
 
 use rusqlite::{Connection, ffi};
 
+pub(crate) use fts5::install as install_fts5;
 pub(crate) use json_patch::install as install_json_patch;
 pub(crate) use like::{install as install_like, reinstall as reinstall_like};
 pub(crate) use maths::install as install_maths;

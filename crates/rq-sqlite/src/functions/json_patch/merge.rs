@@ -12,7 +12,10 @@ use std::{
     hash::{BuildHasher as _, Hasher as _, RandomState},
 };
 
-use super::element::{Element, Label, shortest_header, write_object_header};
+use super::{
+    super::reserved::{Refused, Reserved},
+    element::{Element, Label, shortest_header, write_object_header},
+};
 
 /// How many labels an object may be asked for before they are indexed.
 const SEARCHES_WITHOUT_INDEX: u32 = 8;
@@ -20,9 +23,8 @@ const SEARCHES_WITHOUT_INDEX: u32 = 8;
 /// How deep objects may be nested in each other.
 const DEEPEST: u32 = 1000;
 
-/// How many members the objects that are taken apart may have together. Each takes about a hundred bytes
-/// of memory while the merge lasts.
-pub(super) const MOST_MEMBERS: usize = 4_000_000;
+/// What a member of an object that is taken apart takes in memory at most, with its places in indexes.
+const BYTES_PER_MEMBER: usize = 192;
 
 /// Why there is no result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,8 +33,14 @@ pub(super) enum MergeError {
     Malformed,
     /// More than [`DEEPEST`] objects in each other.
     TooDeep,
-    /// More than [`MOST_MEMBERS`].
-    TooMany,
+    /// There is not so much memory.
+    NoMemory,
+}
+
+impl From<Refused> for MergeError {
+    fn from(_: Refused) -> Self {
+        Self::NoMemory
+    }
 }
 
 /// Merges two elements.
@@ -41,8 +49,9 @@ pub(super) enum MergeError {
 /// See [`MergeError`].
 pub(super) fn merge(target: Element<'_>, patch: Element<'_>) -> Result<Vec<u8>, MergeError> {
     let mut result = Value::Whole(target.bytes());
-    let mut merge = Merge { members: 0, state: RandomState::new() };
+    let mut merge = Merge { reserved: Reserved::new(), state: RandomState::new() };
     merge.apply(&mut result, patch, 0)?;
+    merge.reserved.take(result.length())?;
     let mut out = Vec::with_capacity(result.length());
     result.write(&mut out);
     Ok(out)
@@ -127,18 +136,16 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// Appends what can be read of members up to so many; false if there are more.
-    fn read(&mut self, payload: &'a [u8], most: usize) -> bool {
+    /// Appends what can be read of members.
+    fn read(&mut self, payload: &'a [u8], reserved: &mut Reserved) -> Result<(), Refused> {
         (self.payload, self.rest) = (payload.len(), payload);
         while let Some((label, value, rest)) = first_member(self.rest) {
-            if self.members.len() == most {
-                return false;
-            }
+            reserved.take(BYTES_PER_MEMBER)?;
             self.members
                 .push(Member { label: label.bytes(), value: Some(Value::Whole(value.bytes())) });
             self.rest = rest;
         }
-        true
+        Ok(())
     }
 
     /// The place of the first member of that name.
@@ -268,8 +275,7 @@ impl Index {
 
 /// A merge under way.
 struct Merge {
-    /// How many members were taken apart or appended.
-    members: usize,
+    reserved: Reserved,
     state: RandomState,
 }
 
@@ -317,12 +323,8 @@ impl Merge {
             before = Some(element.payload().len());
             let mut object = Object::empty(element.header());
             if let Some(whole) = whole.filter(|_| element.is_object()) {
-                let left = MOST_MEMBERS.saturating_sub(self.members);
-                if !object.read(&whole[element.header()..], left) {
-                    return Err(MergeError::TooMany);
-                }
+                object.read(&whole[element.header()..], &mut self.reserved)?;
             }
-            self.members += object.members.len();
             *target = Value::Object(Box::new(object));
         }
         match target {
@@ -357,10 +359,7 @@ impl Merge {
         if patch.is_null() {
             return Ok(());
         }
-        if self.members == MOST_MEMBERS {
-            return Err(MergeError::TooMany);
-        }
-        self.members += 1;
+        self.reserved.take(BYTES_PER_MEMBER)?;
         let mut value = Value::Whole(patch.bytes());
         if patch.is_object() {
             value = Value::Object(Box::new(Object::empty(1)));

@@ -11,10 +11,11 @@ mod merge;
 use std::{
     ffi::{CStr, c_int, c_void},
     sync::{Arc, Mutex, PoisonError},
+    thread,
 };
 
 use element::Element;
-use merge::{MOST_MEMBERS, MergeError, merge};
+use merge::{MergeError, merge};
 use rq_sql::ValueRef;
 use rusqlite::{Connection, ffi};
 
@@ -22,7 +23,10 @@ use super::{
     Scalar, define,
     text::{Arguments, argument, bytes, give},
 };
-use crate::{error::SqliteError, prepared::Prepared, work};
+use crate::{error::SqliteError, memory, prepared::Prepared, work};
+
+/// As how many bytes of work a byte that is read or written counts: a merge does more with it than look.
+const WORK_PER_BYTE: u64 = 16;
 
 /// What marks a text as JSON among SQLite's functions.
 const JSON_SUBTYPE: u32 = b'J' as u32;
@@ -63,6 +67,7 @@ impl JsonReader {
     /// of; results are measured by the connection that asked.
     fn open() -> Result<Self, SqliteError> {
         let connection = Connection::open_in_memory()?;
+        memory::forgo_lookaside(&connection)?;
         let to_jsonb = "SELECT jsonb(?1)";
         Ok(Self {
             target: Prepared::internal(&connection, to_jsonb)?,
@@ -70,6 +75,21 @@ impl JsonReader {
             text: Prepared::internal(&connection, "SELECT json(?1)")?,
             _connection: connection,
         })
+    }
+
+    /// Opens it on a thread of its own: what it holds from now on must not be charged to the statement that
+    /// happens to be the first.
+    fn open_aside() -> Result<Self, SqliteError> {
+        let opened = thread::Builder::new().spawn(Self::open).map(thread::JoinHandle::join);
+        match opened {
+            Ok(Ok(Ok(reader))) => Ok(reader),
+            Ok(Ok(Err(error))) if error.primary() != ffi::SQLITE_NOMEM => Err(error),
+            // Of another thread's allocations nobody knows whether they failed, but of this node they did.
+            _ => Err(SqliteError {
+                code: ffi::SQLITE_IOERR_NOMEM,
+                message: "out of memory".to_owned(),
+            }),
+        }
     }
 
     /// Merges two arguments into JSONB; `None` if one of them is NULL.
@@ -80,11 +100,12 @@ impl JsonReader {
     ) -> Result<Option<Vec<u8>>, Failure> {
         let Some(target) = jsonb(&mut self.target, target)? else { return Ok(None) };
         let Some(patch) = jsonb(&mut self.patch, patch)? else { return Ok(None) };
-        if !work::done((target.bytes().len() + patch.bytes().len()) as u64) {
+        let length = target.bytes().len() + patch.bytes().len();
+        if !work::done(length as u64 * WORK_PER_BYTE) {
             return Err(Failure::Stopped);
         }
         let merged = merge(target, patch)?;
-        if !work::done(merged.len() as u64) {
+        if !work::done(merged.len() as u64 * WORK_PER_BYTE) {
             return Err(Failure::Stopped);
         }
         Ok(Some(merged))
@@ -152,6 +173,10 @@ impl Failure {
     /// `context` is that of the running call.
     unsafe fn report(self, context: *mut ffi::sqlite3_context) {
         let message = match self {
+            Self::Merge(MergeError::NoMemory) => {
+                // SAFETY: the caller's promise.
+                return unsafe { ffi::sqlite3_result_error_nomem(context) };
+            }
             // SAFETY: the caller's promise.
             Self::Stopped => return unsafe { work::stop(context) },
             Self::Sqlite(SqliteError { code, message }) => {
@@ -160,14 +185,11 @@ impl Failure {
                 // SAFETY: as above. It leaves the message.
                 return unsafe { ffi::sqlite3_result_error_code(context, code) };
             }
-            Self::Merge(MergeError::Malformed) => "malformed JSON".to_owned(),
-            Self::Merge(MergeError::TooDeep) => "JSON nested too deep".to_owned(),
-            Self::Merge(MergeError::TooMany) => format!(
-                "json_patch: objects of more than {MOST_MEMBERS} members are too large to be merged"
-            ),
+            Self::Merge(MergeError::Malformed) => "malformed JSON",
+            Self::Merge(MergeError::TooDeep) => "JSON nested too deep",
         };
         // SAFETY: as above.
-        unsafe { give_error(context, &message) };
+        unsafe { give_error(context, message) };
     }
 }
 
@@ -213,7 +235,7 @@ unsafe fn patch(context: *mut ffi::sqlite3_context, arguments: Arguments, as_tex
     let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
     let reader = match &mut *shared {
         Some(reader) => reader,
-        closed => match JsonReader::open() {
+        closed => match JsonReader::open_aside() {
             Ok(reader) => closed.insert(reader),
             // SAFETY: as above.
             Err(error) => return unsafe { Failure::Sqlite(error).report(context) },
