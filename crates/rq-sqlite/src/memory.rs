@@ -181,6 +181,24 @@ impl Drop for Narrowed {
     }
 }
 
+/// Leaves out of this thread's account what a connection keeps beyond the statement, until it is dropped.
+pub(crate) struct Uncharged {
+    charge: Option<Charge>,
+}
+
+impl Uncharged {
+    /// Begins to leave out.
+    pub(crate) fn begin() -> Self {
+        Self { charge: LEDGER.with(|ledger| ledger.charge.take()) }
+    }
+}
+
+impl Drop for Uncharged {
+    fn drop(&mut self) {
+        LEDGER.with(|ledger| ledger.charge.set(self.charge));
+    }
+}
+
 /// What is charged to this thread's account, in bytes; 0 if none is open.
 pub(crate) fn charged() -> u64 {
     LEDGER.with(|ledger| ledger.charge.get().map_or(0, |_| ledger.charged.get()))

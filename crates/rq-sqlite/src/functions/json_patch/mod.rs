@@ -11,7 +11,6 @@ mod merge;
 use std::{
     ffi::{CStr, c_int, c_void},
     sync::{Arc, Mutex, PoisonError},
-    thread,
 };
 
 use element::Element;
@@ -23,7 +22,12 @@ use super::{
     Scalar, define,
     text::{Arguments, argument, bytes, give},
 };
-use crate::{error::SqliteError, memory, prepared::Prepared, work};
+use crate::{
+    error::SqliteError,
+    memory::{self, Uncharged},
+    prepared::Prepared,
+    work,
+};
 
 /// As how many bytes of work a byte that is read or written counts: a merge does more with it than look.
 const WORK_PER_BYTE: u64 = 16;
@@ -64,8 +68,10 @@ type Shared = Mutex<Option<JsonReader>>;
 
 impl JsonReader {
     /// Opens the connection. Its limits are SQLite's, since JSONB may be longer than the text it was made
-    /// of; results are measured by the connection that asked.
+    /// of; results are measured by the connection that asked. It stays open, so it is not charged to the
+    /// statement that happens to be the first.
     fn open() -> Result<Self, SqliteError> {
+        let _uncharged = Uncharged::begin();
         let connection = Connection::open_in_memory()?;
         memory::forgo_lookaside(&connection)?;
         let to_jsonb = "SELECT jsonb(?1)";
@@ -75,21 +81,6 @@ impl JsonReader {
             text: Prepared::internal(&connection, "SELECT json(?1)")?,
             _connection: connection,
         })
-    }
-
-    /// Opens it on a thread of its own: what it holds from now on must not be charged to the statement that
-    /// happens to be the first.
-    fn open_aside() -> Result<Self, SqliteError> {
-        let opened = thread::Builder::new().spawn(Self::open).map(thread::JoinHandle::join);
-        match opened {
-            Ok(Ok(Ok(reader))) => Ok(reader),
-            Ok(Ok(Err(error))) if error.primary() != ffi::SQLITE_NOMEM => Err(error),
-            // Of another thread's allocations nobody knows whether they failed, but of this node they did.
-            _ => Err(SqliteError {
-                code: ffi::SQLITE_IOERR_NOMEM,
-                message: "out of memory".to_owned(),
-            }),
-        }
     }
 
     /// Merges two arguments into JSONB; `None` if one of them is NULL.
@@ -235,7 +226,7 @@ unsafe fn patch(context: *mut ffi::sqlite3_context, arguments: Arguments, as_tex
     let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
     let reader = match &mut *shared {
         Some(reader) => reader,
-        closed => match JsonReader::open_aside() {
+        closed => match JsonReader::open() {
             Ok(reader) => closed.insert(reader),
             // SAFETY: as above.
             Err(error) => return unsafe { Failure::Sqlite(error).report(context) },
