@@ -197,8 +197,7 @@ impl Task {
         let does = command.map_or_else(String::new, |command| format!(" ({})", command.excerpt()));
         tracing::warn!(
             component = "store",
-            "entry {index}{does} has been applied for {} s, and later writes wait for it; it ends when it is done or has \
-             used up -limit-write-steps",
+            "entry {index}{does} has been applied for {} s, and later writes wait for it",
             time.as_secs()
         );
     }

@@ -53,7 +53,7 @@ const CONNECTING_WORDS: &[&str] =
     &["AS", "AND", "OR", "WHEN", "THEN", "BETWEEN", "IS", "LIKE", "GLOB", "IN"];
 
 /// How many pairs of parts count for a step.
-const PAIRS_PER_STEP: u64 = 8;
+const PAIRS_PER_STEP: u64 = 2;
 
 /// What a pair of windows counts for.
 const STEPS_PER_WINDOW_PAIR: u64 = 300;

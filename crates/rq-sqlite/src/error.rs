@@ -170,8 +170,7 @@ impl SqliteError {
         if self.primary() != ffi::SQLITE_NOMEM || memory::ran_out_since(failed_before) {
             return self;
         }
-        let message = "out of memory: a value or intermediate result is too large".to_owned();
-        Self { code: ffi::SQLITE_TOOBIG, message }
+        memory::refused()
     }
 
     /// What kind of failure this is to a client.

@@ -334,6 +334,14 @@ impl<'a> Execution<'a> {
         if probe.is_some() {
             self.session.unwatch_inserts()?;
         }
+        if collected.is_ok() && memory::has_refused() {
+            // SQLite makes do without memory here and there, and the result may be another.
+            let error = memory::refused().into_sql_error(origin);
+            let steps_used = seen.steps_used;
+            let culprit = Culprit { ordinal, error, ends_client_transaction: false, steps_used };
+            self.plan.add_culprit(self.number, culprit);
+            return Err(Stop::Again);
+        }
         let failure = match collected {
             Ok(Collected::Nothing) => {
                 let inserted = |rowid| probe.as_ref().is_none_or(|probe| probe.saw(rowid));
@@ -499,7 +507,14 @@ fn collect(
             Ok(Collected::Nothing)
         }
         (Shape::Rows, Some(collector)) => collector.collect(prepared),
-        (Shape::Rows | Shape::Counters, _) => {
+        (Shape::Rows, None) => {
+            let columns = prepared.column_count();
+            while prepared.step()? {
+                prepared.read_row(columns);
+            }
+            Ok(Collected::Nothing)
+        }
+        (Shape::Counters, _) => {
             while prepared.step()? {}
             Ok(Collected::Nothing)
         }

@@ -83,7 +83,8 @@ pub(crate) fn ran_out_since(before: u64) -> bool {
 /// What is charged to an account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Charge {
-    /// Everything that is asked for, up to so many bytes; what is given back stays charged.
+    /// Everything that is asked for, of what grows the growth, up to so many bytes; what is given back stays
+    /// charged.
     Asked {
         /// Bytes.
         most: u64,
@@ -156,6 +157,12 @@ pub(crate) fn return_much() {
 /// [`narrowed`](Narrowed).
 pub(crate) fn has_refused() -> bool {
     LEDGER.with(|ledger| ledger.has_refused.get())
+}
+
+/// The failure of a statement that was refused memory.
+pub(crate) fn refused() -> SqliteError {
+    let message = "out of memory: a value or intermediate result is too large".to_owned();
+    SqliteError { code: ffi::SQLITE_TOOBIG, message }
 }
 
 /// Lowers the limit of this thread's account, until it is dropped.
@@ -231,18 +238,10 @@ impl Ledger {
         }
     }
 
-    /// What an allocation made now is charged as.
-    fn charge_now(&self) -> Option<Charge> {
-        match self.charge.get() {
-            Some(Charge::Values { .. }) if self.is_benign.get() => None,
-            charge => charge,
-        }
-    }
-
     /// Charges an allocation that grows or shrinks from `old` to `new` bytes; false if it is refused.
     fn charge(&self, charge: Charge, old: usize, new: usize) -> bool {
         let is_compiling = matches!(charge, Charge::Asked { .. });
-        let given_back = if is_compiling { 0 } else { old };
+        let given_back = if is_compiling { old.min(new) } else { old };
         let charged = self.charged.get().saturating_sub(given_back as u64);
         let charged = charged.saturating_add(new as u64);
         let is_too_much = new > given_back && charged > self.most.get();
@@ -360,8 +359,10 @@ unsafe extern "C" fn count_allocate(bytes: c_int) -> *mut c_void {
 
 unsafe extern "C" fn count_free(memory: *mut c_void) {
     let Some(Some(original)) = ORIGINAL.get() else { return };
-    // SAFETY: SQLite frees what it was given by this allocator.
-    charge(unsafe { charged_size(original, memory) }, 0);
+    if !matches!(LEDGER.with(|ledger| ledger.charge.get()), None | Some(Charge::Asked { .. })) {
+        // SAFETY: SQLite frees what it was given by this allocator.
+        charge(unsafe { charged_size(original, memory) }, 0);
+    }
     // SAFETY: SQLite's own argument is handed on to its own allocator.
     unsafe { (original.free)(memory) };
 }
@@ -386,7 +387,7 @@ unsafe extern "C" fn count_resize(memory: *mut c_void, bytes: c_int) -> *mut c_v
 /// `memory` is null or was allocated by SQLite's allocator.
 unsafe fn charged_size(original: &Original, memory: *mut c_void) -> c_int {
     let charge = LEDGER.with(|ledger| ledger.charge.get());
-    if memory.is_null() || matches!(charge, None | Some(Charge::Asked { .. })) {
+    if memory.is_null() || charge.is_none() {
         return 0;
     }
     // SAFETY: the caller's promise.
@@ -404,8 +405,9 @@ unsafe fn charged_size(original: &Original, memory: *mut c_void) -> c_int {
 /// Remembers that an allocation was charged, if it is a large value.
 fn remember(memory: *mut c_void, bytes: c_int) {
     if !memory.is_null()
-        && let Some(Charge::Values { large }) = LEDGER.with(Ledger::charge_now)
+        && let Some(Charge::Values { large }) = LEDGER.with(|ledger| ledger.charge.get())
         && bytes_of(bytes) >= large
+        && !LEDGER.with(|ledger| ledger.is_benign.get())
     {
         VALUES.with_borrow_mut(|values| values.insert(memory.addr()));
     }
@@ -413,11 +415,11 @@ fn remember(memory: *mut c_void, bytes: c_int) {
 
 /// Charges this thread's account, if it has one; false if memory is refused.
 fn charge(old: c_int, new: c_int) -> bool {
-    LEDGER.with(|ledger| match ledger.charge_now() {
+    LEDGER.with(|ledger| match ledger.charge.get() {
         None => true,
         Some(charge @ Charge::Values { large }) => {
-            let counted = |size: c_int| if bytes_of(size) >= large { bytes_of(size) } else { 0 };
-            ledger.charge(charge, counted(old), counted(new))
+            let is_counted = bytes_of(new) >= large && !ledger.is_benign.get();
+            ledger.charge(charge, bytes_of(old), if is_counted { bytes_of(new) } else { 0 })
         }
         Some(charge) => ledger.charge(charge, bytes_of(old), bytes_of(new)),
     })

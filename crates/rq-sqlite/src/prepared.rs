@@ -264,6 +264,14 @@ impl Prepared {
         }
     }
 
+    /// Reads so many columns of the current row, for what it does to them: SQLite fills a blob of zeros, for
+    /// instance, when it is first asked for.
+    pub(crate) fn read_row(&self, columns: usize) {
+        for column in 0..columns {
+            self.value(column);
+        }
+    }
+
     /// Whether SQLite says that the statement does not change the database file by itself.
     pub(crate) fn is_read_only(&self) -> bool {
         // SAFETY: the statement is alive.

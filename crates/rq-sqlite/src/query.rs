@@ -192,7 +192,11 @@ impl Reader {
             let wanted: Option<&mut dyn ResultSink> =
                 if next.is_none() { Some(&mut *sink) } else { None };
             let end = match &mut compiled.statement {
-                Some(prepared) => self.control.run(prepared, wanted),
+                // SQLite makes do without memory here and there, and the result may be another.
+                Some(prepared) => match self.control.run(prepared, wanted) {
+                    Ok(_) if memory::has_refused() => Err(self.control.explain(memory::refused())),
+                    end => end,
+                },
                 None => Ok(End::Empty),
             };
             self.statements.put(compiled);

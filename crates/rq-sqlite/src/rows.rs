@@ -1,7 +1,8 @@
 //! Collects the rows of statements on the writer, within limits on the answer.
 //!
 //! A statement is always stepped to its end, because its effect, and what follows from a failure on
-//! its way, must be the same on nodes that collect nothing. Only the answer is cut.
+//! its way, must be the same on nodes that collect nothing. Only the answer is cut. To read a value may
+//! take SQLite memory and work, so each row is read on all nodes.
 
 use rq_sql::{ErrorKind, Origin, Outcome, Rows, SqlError, ValueRef};
 
@@ -70,6 +71,7 @@ impl Collector {
         let columns = prepared.column_count();
         while prepared.step()? {
             if too_large.is_some() {
+                prepared.read_row(columns);
                 continue;
             }
             too_large = self.count(prepared, columns, bytes_before);

@@ -20,7 +20,7 @@ use crate::{
     error::SqliteError,
     facts::{Facts, Insert, Schema},
     memory::{self, Account, Charge},
-    prepared::Compiled,
+    prepared::{Compiled, Prepared},
     sql_text::SqlText,
     state::STATE_TABLE,
 };
@@ -173,7 +173,7 @@ impl Attempt {
     /// Compiles under a limit of memory that is met at the same place on all nodes.
     fn new(writer: &Connection, watch: &Watch, text: &mut SqlText<'_>) -> Self {
         let most = most_compiling_bytes(text);
-        let free = most - (MOST_COMPILING_BYTES - FREE_COMPILING_BYTES);
+        let free = most / FREE_COMPILING_PART;
         let (attempt, asked) = Self::with(writer, watch, text, most + FIRST_TIME_BYTES);
         if asked <= free {
             return attempt;
@@ -182,6 +182,7 @@ impl Attempt {
         // lies within the limit, so what is asked for this time follows from text and schema.
         drop(attempt);
         memory::return_much();
+        drop(Prepared::internal(writer, "SELECT 1 FROM sqlite_schema"));
         let (attempt, asked) = Self::with(writer, watch, text, most);
         Self { costly_bytes: if asked > free { asked } else { 0 }, ..attempt }
     }
@@ -208,7 +209,8 @@ impl Attempt {
 
 /// What compiling the first statement of what is left of `text` may ask for in memory, in bytes.
 pub(crate) fn most_compiling_bytes(text: &SqlText<'_>) -> u64 {
-    MOST_COMPILING_BYTES + text.rest().len() as u64 * COMPILING_BYTES_PER_BYTE
+    let for_text = text.rest().len() as u64 * COMPILING_BYTES_PER_BYTE;
+    MOST_COMPILING_BYTES + for_text.min(MOST_COMPILING_BYTES_FOR_TEXT)
 }
 
 /// The failure of a statement that needs too much memory, or too long, to be compiled.
@@ -242,21 +244,25 @@ const LONGEST_KEPT_TEXT: usize = 16 * 1024;
 
 /// What compiling one statement may ask for in memory, in bytes, whatever it gives back meanwhile, besides
 /// what its text takes. Subqueries whose expressions are put into each other take twice as much with each
-/// level, lists of values some dozen times their text.
+/// level.
 const MOST_COMPILING_BYTES: u64 = 128 << 20;
+
+/// What each byte of the text adds to that. Lists of short values take some dozen times their text, a long
+/// literal is held four times.
+const COMPILING_BYTES_PER_BYTE: u64 = 64;
+
+/// What a text may add at most.
+const MOST_COMPILING_BYTES_FOR_TEXT: u64 = 896 << 20;
 
 /// What it may ask for when it is only tried.
 const MOST_TRIED_BYTES: u64 = 1 << 20;
 
-/// Up to so many bytes of memory compiling is charged by the text alone.
-const FREE_COMPILING_BYTES: u64 = 32 << 20;
+/// Up to this part of what it may ask for compiling is charged by the text alone.
+const FREE_COMPILING_PART: u64 = 2;
 
 /// More than a connection asks for to find out what it does not know yet (functions and virtual tables used
 /// for the first time), in bytes. The schema is known to it before.
 const FIRST_TIME_BYTES: u64 = 16 << 20;
-
-/// What each byte of the text adds to both. A long literal is held four times.
-const COMPILING_BYTES_PER_BYTE: u64 = 8;
 
 /// For how many tables it is remembered whether they have rowids; beyond, all are asked again.
 const REMEMBERED_TABLES: usize = 10_000;

@@ -47,7 +47,7 @@ fn subqueries_put_into_each_other_take_no_more_memory_than_a_statement_may() {
     let rows = &engine.run(unified(&["SELECT count(*) FROM t"]))[0];
     assert!(matches!(rows, Outcome::Rows(rows) if rows.rows == [[Value::Integer(2)]]), "{rows:?}");
     // What asks for very much is charged to the budget of compiling besides.
-    let dear = format!("INSERT INTO t {}; ", doubled(17));
+    let dear = format!("INSERT INTO t {} UNION ALL {}; ", doubled(17), doubled(16));
     let mut item = Item::requests(vec![execute(&[&dear.repeat(4)])]);
     item.settings.budget.steps = 20_000_000;
     let applied = engine.apply(&item);
@@ -95,4 +95,24 @@ fn parts_of_a_statement_that_are_compared_with_each_other_are_charged_before() {
     let few = list(1_000, " ", &|number| format!("WHEN {number} THEN 'case {number}'"));
     let outcomes = engine.run(execute(&[&format!("INSERT INTO t SELECT CASE 5 {few} END")]));
     assert!(matches!(outcomes[0], Outcome::Done { .. }), "{outcomes:?}");
+}
+
+/// They are charged by their text, not by their pairs, and may take many times their text in memory.
+#[test]
+fn lists_of_values_may_be_long() {
+    let mut engine = with_table();
+    let list =
+        |count: i32, item: fn(i32) -> String| (0..count).map(item).collect::<Vec<_>>().join(",");
+    let rows = list(600_000, |number| format!("({number})"));
+    let numbers = list(600_000, |number| number.to_string());
+    let outcomes = engine.run(execute(&[
+        &format!("INSERT INTO t VALUES {rows}"),
+        &format!("DELETE FROM t WHERE a IN ({numbers})"),
+    ]));
+    for outcome in &outcomes {
+        assert!(
+            matches!(outcome, Outcome::Done { rows_affected: Some(600_000), .. }),
+            "{outcome:?}"
+        );
+    }
 }
