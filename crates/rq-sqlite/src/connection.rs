@@ -25,7 +25,7 @@ use crate::{
     ambient::Ambient,
     authorizer::{ATTACH_REFUSED, DETACH_REFUSED},
     error::SqliteError,
-    functions, memory,
+    functions,
     vfs::Vfs,
 };
 
@@ -248,9 +248,6 @@ pub(crate) fn open_reader(
 pub(crate) fn open(path: &Path, mode: OpenFlags, vfs: &Arc<Vfs>) -> Result<Guarded, SqliteError> {
     let flags = mode | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags_and_vfs(path, flags, vfs.name())?;
-    if mode.contains(OpenFlags::SQLITE_OPEN_READ_WRITE) {
-        memory::forgo_lookaside(&connection)?;
-    }
     let connection = Guarded { connection, _vfs: Arc::clone(vfs) };
     connection.busy_timeout(BUSY_TIMEOUT)?;
     for (setting, on) in [

@@ -30,6 +30,7 @@ use crate::{
     sql_text::SqlText,
     statements::{ClientStatement, Refused, is_blank},
     transaction::{self, ClientTransaction},
+    work,
 };
 
 /// What a page counts for when a statement spills into temporary files.
@@ -317,11 +318,9 @@ impl<'a> Execution<'a> {
         let changes_before = self.session.connection().total_changes();
         // Counted in pages of the usual size, whatever the database's is.
         let spill = Allowance::of(budget.pages.saturating_mul(SPILL_PAGE_BYTES));
-        let guards = (
-            self.session.determine_draws(),
-            self.session.count_work(),
-            memory::Account::open(self.session.values_charge()),
-        );
+        work::begin();
+        let guards =
+            (self.session.determine_draws(), memory::Account::open(self.session.values_charge()));
         let collected = collect(prepared, shape, self.collector.as_deref_mut());
         drop((spill, guards));
         prepared.reset();

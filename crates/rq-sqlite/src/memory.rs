@@ -28,7 +28,7 @@ use std::{
     },
 };
 
-use rusqlite::{Connection, ffi};
+use rusqlite::ffi;
 
 use crate::{error::SqliteError, work};
 
@@ -130,10 +130,14 @@ impl Account {
 impl Drop for Account {
     fn drop(&mut self) {
         LEDGER.with(|ledger| {
-            if matches!(ledger.charge.take(), Some(Charge::Values { .. })) {
+            ledger.charge.set(None);
+            if ledger.has_values.take() {
                 VALUES.with_borrow_mut(BTreeSet::clear);
             }
-            READS_HELD.fetch_sub(ledger.shared.take(), Ordering::Relaxed);
+            let shared = ledger.shared.take();
+            if shared > 0 {
+                READS_HELD.fetch_sub(shared, Ordering::Relaxed);
+            }
             if ledger.peak.get() >= RETURNED_FROM {
                 HAS_MUCH_TO_RETURN.set(true);
             }
@@ -221,6 +225,8 @@ struct Ledger {
     /// What of it is part of [`READS_HELD`].
     shared: Cell<u64>,
     has_refused: Cell<bool>,
+    /// Whether there may be some in [`VALUES`].
+    has_values: Cell<bool>,
     /// Whether SQLite can do without what it asks for.
     is_benign: Cell<bool>,
 }
@@ -234,6 +240,7 @@ impl Ledger {
             most: Cell::new(0),
             shared: Cell::new(0),
             has_refused: Cell::new(false),
+            has_values: Cell::new(false),
             is_benign: Cell::new(false),
         }
     }
@@ -279,23 +286,6 @@ impl Ledger {
         self.shared.set(portions);
         true
     }
-}
-
-/// Makes a connection that was just opened ask the allocator for everything. It otherwise keeps some memory
-/// for small things, and how much of it is taken depends on what the connection did before.
-///
-/// # Errors
-/// What SQLite says: some of that memory is in use.
-pub(crate) fn forgo_lookaside(connection: &Connection) -> Result<(), SqliteError> {
-    let (none, option) = (ptr::null_mut::<c_void>(), ffi::SQLITE_DBCONFIG_LOOKASIDE);
-    // SAFETY: the handle is used for the next call alone while the connection is borrowed.
-    let database = unsafe { connection.handle() };
-    // SAFETY: the option takes a buffer, the size of a slot and their number.
-    let code = unsafe { ffi::sqlite3_db_config(database, option, none, 0 as c_int, 0 as c_int) };
-    if code == ffi::SQLITE_OK {
-        return Ok(());
-    }
-    Err(SqliteError { code, message: "giving up lookaside memory failed".to_owned() })
 }
 
 type Allocate = unsafe extern "C" fn(c_int) -> *mut c_void;
@@ -410,6 +400,7 @@ fn remember(memory: *mut c_void, bytes: c_int) {
         && !LEDGER.with(|ledger| ledger.is_benign.get())
     {
         VALUES.with_borrow_mut(|values| values.insert(memory.addr()));
+        LEDGER.with(|ledger| ledger.has_values.set(true));
     }
 }
 

@@ -77,7 +77,7 @@ impl Compiled {
         let rest = text.rest();
         let cacheable = rest.len() <= LONGEST_CACHED_TEXT;
         let charged = memory::charged();
-        let (statement, tail) = Prepared::new(connection, text, cacheable)?;
+        let (statement, tail) = Prepared::new(connection, text)?;
         let is_heavy = memory::charged().saturating_sub(charged) > MOST_CACHED_MEMORY;
         let text = (cacheable && !is_heavy).then(|| rest.into());
         Ok(Self { text, is_heavy, statement, tail })
@@ -89,7 +89,6 @@ impl Prepared {
     fn new(
         connection: &Connection,
         text: &mut SqlText<'_>,
-        persistent: bool,
     ) -> Result<(Option<Self>, usize), SqliteError> {
         let sql = text.terminated()?;
         debug_assert_eq!(sql.last(), Some(&0), "SQLite copies what does not end in a NUL byte");
@@ -97,7 +96,9 @@ impl Prepared {
             let message = "statement too long".to_owned();
             return Err(SqliteError { code: ffi::SQLITE_TOOBIG, message });
         };
-        let flags = if persistent { ffi::SQLITE_PREPARE_PERSISTENT } else { 0 };
+        // Then all memory comes from the allocator, which counts it, and none from what the connection keeps
+        // for small things (lookaside): how much of that is free depends on what it did before.
+        let flags = ffi::SQLITE_PREPARE_PERSISTENT;
         // SAFETY: the handle is used for this call alone while the connection is borrowed.
         let database = unsafe { connection.handle() };
         let mut statement = ptr::null_mut();
@@ -135,7 +136,7 @@ impl Prepared {
     /// # Errors
     /// Whatever SQLite says.
     pub(crate) fn internal(connection: &Connection, sql: &str) -> Result<Self, SqliteError> {
-        let (statement, _) = Self::new(connection, &mut SqlText::new(sql), true)?;
+        let (statement, _) = Self::new(connection, &mut SqlText::new(sql))?;
         statement.ok_or_else(|| SqliteError {
             code: ffi::SQLITE_MISUSE,
             message: format!("not a statement: {sql}"),

@@ -376,7 +376,8 @@ impl Session {
         self.steps.is_overdrawn()
     }
 
-    /// What functions do within one step counts against the budget until the value returned is dropped.
+    /// What functions do within one step of statements counts against their budgets until the value returned
+    /// is dropped.
     pub(crate) fn count_work(&self) -> Counted {
         Counted::by(Arc::clone(&self.steps) as Arc<dyn Meter>)
     }

@@ -42,12 +42,17 @@ thread_local! {
 pub(crate) struct Counted(());
 
 impl Counted {
-    /// Begins to count, from 0.
+    /// Begins to count.
     pub(crate) fn by(meter: Arc<dyn Meter>) -> Self {
-        REST.set(0);
         METER.set(Some(meter));
+        begin();
         Self(())
     }
+}
+
+/// Begins to count a statement, from 0.
+pub(crate) fn begin() {
+    REST.set(0);
 }
 
 impl Drop for Counted {

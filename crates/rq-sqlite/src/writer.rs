@@ -229,6 +229,7 @@ impl Writer {
         limits: Option<ResultLimits>,
     ) -> Result<Vec<RequestOutcome>, Stop> {
         let Settings { budget, .. } = entry.settings;
+        let _counted = self.session.count_work();
         self.session.begin()?;
         if let Some(reason) = &plan.void {
             let void = RequestOutcome { error: Some(reason.clone()), ..RequestOutcome::default() };

@@ -22,12 +22,7 @@ use super::{
     Scalar, define,
     text::{Arguments, argument, bytes, give},
 };
-use crate::{
-    error::SqliteError,
-    memory::{self, Uncharged},
-    prepared::Prepared,
-    work,
-};
+use crate::{error::SqliteError, memory::Uncharged, prepared::Prepared, work};
 
 /// As how many bytes of work a byte that is read or written counts: a merge does more with it than look.
 const WORK_PER_BYTE: u64 = 16;
@@ -73,7 +68,6 @@ impl JsonReader {
     fn open() -> Result<Self, SqliteError> {
         let _uncharged = Uncharged::begin();
         let connection = Connection::open_in_memory()?;
-        memory::forgo_lookaside(&connection)?;
         let to_jsonb = "SELECT jsonb(?1)";
         Ok(Self {
             target: Prepared::internal(&connection, to_jsonb)?,
