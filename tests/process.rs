@@ -179,6 +179,11 @@ fn profiling_flags_warn() {
 fn standard_output_stays_empty_and_the_log_tells_the_story() {
     let mut node = Node::builder().flags(["-node-id=n1"]).start();
     node.execute(r#"["CREATE TABLE t(a)"]"#);
+    // Who notices it does so in its own time.
+    let start = Instant::now();
+    while !node.log().contains("is now Leader") && start.elapsed() < PATIENCE {
+        thread::sleep(Duration::from_millis(10));
+    }
     let (http, raft) = (node.http_addr().to_owned(), node.raft_addr().to_owned());
     let directory = node.directory().to_str().unwrap().to_owned();
     assert_eq!(node.stop(), 0);
