@@ -13,7 +13,7 @@
 //! that is compiled is charged all it asks for, whatever it gives back. One that runs is charged what it
 //! holds in values that are larger than a page, so that what the page cache does is left out; tables of
 //! the cache may be large as well, but SQLite says that it can do without them (it calls that *benign*),
-//! and those are left out too. To allocate much at once is work ([`work`](crate::work)) besides.
+//! and those are left out too. To allocate much at once is work ([`work`]) besides.
 
 #![expect(unsafe_code, reason = "replaces SQLite's allocator by one that counts")]
 
